@@ -1,0 +1,68 @@
+// Package api is what travels: the JSON of the signature extension, the paths of both
+// protocols with their inverses, the error codes, the limits, and Image, which says what
+// signatures belong to. It imports nothing of ours, so clients may use it too.
+package api
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+)
+
+// ErrName is what a host or repository that does not parse wraps.
+var ErrName = errors.New("invalid repository name")
+
+// ErrDigest is what a digest that does not parse wraps.
+var ErrDigest = errors.New("invalid digest")
+
+// An Image is what signatures belong to: signatures of the same manifest in another
+// repository, or under another host, are another image's.
+type Image struct {
+	Host       string        `json:"host"`       // host[:port] as nodes name the registry
+	Repository string        `json:"repository"` // without the host: one segment or several
+	Digest     digest.Digest `json:"digest"`     // of the manifest: sha256:<64 lower-case hex>
+}
+
+// NewImage returns the image of three strings that nobody has looked at yet.
+// Its errors wrap ErrName or ErrDigest.
+func NewImage(host, repository, manifestDigest string) (Image, error) {
+	if err := checkRepository(host, repository); err != nil {
+		return Image{}, err
+	}
+	d, err := parseDigest(manifestDigest)
+	if err != nil {
+		return Image{}, err
+	}
+	return Image{Host: host, Repository: repository, Digest: d}, nil
+}
+
+// String returns <host>/<repository>@<digest>.
+func (i Image) String() string { return i.Host + "/" + i.Repository + "@" + string(i.Digest) }
+
+// checkRepository uses WithName, because ParseNamed takes "a:tag" for a repository.
+// The name is built with the host, since the length limit of 255 is for both together.
+func checkRepository(host, repository string) error {
+	named, err := reference.WithName(host + "/" + repository)
+	if err != nil {
+		return fmt.Errorf("%w %q: %v", ErrName, repository, err)
+	}
+	if reference.Domain(named) != host || reference.Path(named) != repository {
+		return fmt.Errorf("%w %q under host %q", ErrName, repository, host)
+	}
+	return nil
+}
+
+// parseDigest takes sha256 only: clients compare the claimed digest as a string with the
+// sha256 of the manifest (protocol.md 5.1), so no other could ever match.
+func parseDigest(s string) (digest.Digest, error) {
+	d, err := digest.Parse(s)
+	if err != nil {
+		return "", fmt.Errorf("%w %q: %v", ErrDigest, s, err)
+	}
+	if d.Algorithm() != digest.SHA256 {
+		return "", fmt.Errorf("%w %q: signatures are for sha256 digests", ErrDigest, s)
+	}
+	return d, nil
+}
