@@ -1,0 +1,78 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// built is what TestMain makes once; the tests only read it.
+var built struct {
+	program string // the binary under test
+	people  string // GNUPGHOME with the private keys of people; empty where gpg is missing
+}
+
+// people have keys; who is trusted is up to each test.
+var people = []string{"alice", "bob", "carol"}
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	// A short path: the agent of gpg has a socket in its home, and those end at 108 bytes.
+	dir, err := os.MkdirTemp("/tmp", "e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	built.program = filepath.Join(dir, "countersign")
+	// Without VCS stamps: git refuses a checkout that another user owns.
+	build := exec.Command("go", "build", "-buildvcs=false", raceFlag, "-o", built.program, "../cmd/countersign")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "%v: %v\n%s", build.Args, err, out)
+		return 1
+	}
+	if _, err := exec.LookPath("gpg"); err == nil {
+		built.people = filepath.Join(dir, "people")
+		defer stopAgent(built.people)
+		if err := makePeople(built.people); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	return m.Run()
+}
+
+// packages names Debian's package where it is not called as its program.
+var packages = map[string]string{"gpg": "gnupg", "busybox": "busybox-static", "script": "bsdutils"}
+
+// need skips the test where a program is missing, and fails it where CI says that nothing may be.
+func need(t testing.TB, programs ...string) {
+	t.Helper()
+	for _, program := range programs {
+		if _, err := exec.LookPath(program); err == nil {
+			continue
+		}
+		name := program
+		if debian, ok := packages[program]; ok {
+			name = debian
+		}
+		lack(t, fmt.Sprintf("%s is not installed; run e2e/install as root, or: apt-get install %s", program, name))
+	}
+}
+
+// lack ends a test for which this machine lacks something.
+func lack(t testing.TB, sentence string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(sentence)
+	}
+	t.Skip("SKIPPED: " + sentence)
+}
+
+// soak tells whether the full counts are wanted.
+func soak() bool { return os.Getenv("COUNTERSIGN_SOAK") != "" }
