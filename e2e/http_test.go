@@ -179,6 +179,13 @@ func (s *server) signatures(t testing.TB, repository, digest string) []entry {
 	return list.Signatures
 }
 
+// countSignatures decodes what the extension answers.
+func countSignatures(body io.Reader) (int, error) {
+	var list struct{ Signatures []entry }
+	err := json.NewDecoder(body).Decode(&list)
+	return len(list.Signatures), err
+}
+
 // upload PUTs a signature to the extension, as clients do: without a Content-Type, and under a
 // name of their own.
 func (s *server) upload(t testing.TB, repository, digest string, content []byte) answer {

@@ -136,13 +136,25 @@ func (i image) everything() [][]byte {
 func (s *server) push(t testing.TB, i image, repository, tag string) {
 	t.Helper()
 	for _, blob := range i.blobs {
-		upload := s.do(t, "POST", "/v2/"+repository+"/blobs/uploads/", "").want(t, 202)
-		s.do(t, "PUT", s.where(t, upload, "digest="+digestOf(blob)), string(blob)).want(t, 201)
+		s.pushBlob(t, repository, blob)
 	}
 	for _, child := range i.children {
 		s.push(t, child, repository, "")
 	}
 	s.tag(t, i, repository, tag)
+}
+
+func (s *server) pushBlob(t testing.TB, repository string, blob []byte) {
+	t.Helper()
+	upload := s.do(t, "POST", "/v2/"+repository+"/blobs/uploads/", "").want(t, 202)
+	s.do(t, "PUT", s.where(t, upload, "digest="+digestOf(blob)), string(blob)).want(t, 201)
+}
+
+// resolve is the digest that the registry has under a tag.
+func (s *server) resolve(t testing.TB, repository, tag string) string {
+	t.Helper()
+	return s.do(t, "HEAD", "/v2/"+repository+"/manifests/"+tag, "", "Accept: "+manifestType,
+		"Accept: application/vnd.docker.distribution.manifest.v2+json").want(t, 200).header.Get("Docker-Content-Digest")
 }
 
 // tag PUTs the manifest alone.
