@@ -1,19 +1,27 @@
 // Package registry is what Countersign stands in front of, or brings along: the handler of
 // /v2/, and a way to ask what a tag or digest is. It reports what is pushed.
+//
+// Trusted for: what a tag is at this moment, since nothing else knows, and whether a digest
+// is there. With an embedded registry that trusts the file system and whoever can write to
+// its directory, the files in it being private to the server's user.
+//
+// Not trusted for: content. A manifest's digest is always computed from the bytes at hand,
+// never taken from a header, a name or a file's place; bytes that do not hash to what was
+// asked for are no manifest. Not trusted either: media types that disagree with the content,
+// which Manifest.Instances refuses, and the names in requests. Nothing here says who may push.
 package registry
 
 import (
 	"context"
 	"errors"
 	"net/http"
-
-	"github.com/opencontainers/go-digest"
 )
 
-// Errors of Manifest.
+// Errors of Manifest and of Instances.
 var (
 	ErrUnknown     = errors.New("manifest unknown") // neither this repository nor this tag or digest
 	ErrUnavailable = errors.New("registry is away") // it could not be asked
+	ErrInvalid     = errors.New("manifest invalid") // Instances: the message around it is fit for whoever pushed it
 )
 
 // A Registry serves /v2/ and knows manifests.
@@ -22,13 +30,6 @@ type Registry interface {
 	// Manifest returns what a tag, or a digest, of the repository is at this moment. Its digest
 	// is the hash of its bytes. Errors: ErrUnknown, ErrUnavailable.
 	Manifest(ctx context.Context, repository, reference string) (Manifest, error)
-}
-
-// A Manifest is an image's, or a list's.
-type Manifest struct {
-	Digest    digest.Digest // sha256 of Content
-	MediaType string
-	Content   []byte
 }
 
 // A Push is a manifest that is about to be answered with 201.
