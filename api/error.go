@@ -6,7 +6,7 @@ package api
 const (
 	CodeDenied           = "DENIED"
 	CodeDigestInvalid    = "DIGEST_INVALID"
-	CodeManifestUnknown  = "MANIFEST_UNKNOWN"
+	CodeManifestInvalid  = "MANIFEST_INVALID"
 	CodeNameInvalid      = "NAME_INVALID"
 	CodeSignatureExists  = "SIGNATURE_EXISTS"
 	CodeSignatureInvalid = "SIGNATURE_INVALID"

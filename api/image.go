@@ -41,9 +41,15 @@ func NewImage(host, repository, manifestDigest string) (Image, error) {
 // String returns <host>/<repository>@<digest>.
 func (i Image) String() string { return i.Host + "/" + i.Repository + "@" + string(i.Digest) }
 
+// maxHost bounds host:port; a domain name has 253 characters at most. The reference package
+// bounds the repository, at 255.
+const maxHost = 253 + len(":65535")
+
 // checkRepository uses WithName, because ParseNamed takes "a:tag" for a repository.
-// The name is built with the host, since the length limit of 255 is for both together.
 func checkRepository(host, repository string) error {
+	if len(host) > maxHost {
+		return fmt.Errorf("%w: a host of %d characters", ErrName, len(host))
+	}
 	named, err := reference.WithName(host + "/" + repository)
 	if err != nil {
 		return fmt.Errorf("%w %q: %v", ErrName, repository, err)
