@@ -3,6 +3,8 @@ package registry
 import (
 	"encoding/json"
 	"net/http"
+
+	"github.com/countersign-dev/countersign/api"
 )
 
 // A discreet writer lets out what distribution answers, once, and without the detail of a
@@ -19,6 +21,9 @@ func (w *discreet) WriteHeader(status int) {
 		return
 	}
 	w.status = status
+	if status == http.StatusTooManyRequests {
+		w.Header().Set("Retry-After", "2")
+	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
@@ -33,13 +38,10 @@ func (w *discreet) Write(p []byte) (int, error) {
 	if w.status < http.StatusInternalServerError {
 		return w.ResponseWriter.Write(p)
 	}
-	var body struct {
-		Errors []struct {
-			Code    string `json:"code"`
-			Message string `json:"message"`
-		} `json:"errors"`
+	var body api.Errors
+	if err := json.Unmarshal(p, &body); err != nil || len(body.Errors) == 0 {
+		body.Errors = []api.Error{{Code: api.CodeUnknown, Message: "unknown error"}}
 	}
-	_ = json.Unmarshal(p, &body) // of anything else nothing is left
 	if err := json.NewEncoder(w.ResponseWriter).Encode(body); err != nil {
 		return 0, err
 	}

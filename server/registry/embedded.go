@@ -7,16 +7,20 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/configuration"
+	"github.com/distribution/distribution/v3/registry/api/errcode"
 	"github.com/distribution/distribution/v3/registry/handlers"
 	middleware "github.com/distribution/distribution/v3/registry/middleware/registry"
 	"github.com/distribution/distribution/v3/registry/storage/driver"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem" // registers itself as the driver named below
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign-dev/countersign/api"
 )
 
 // maxListed bounds a page of repositories or tags that a client asks a number of.
@@ -26,10 +30,13 @@ const maxListed = 1000
 type EmbeddedConfig struct {
 	// Directory is made, private, if it is not there. Several processes may share one.
 	Directory string
-	// Pushed is told of every push; nil: nobody is. Its context is the request's. What it
-	// returns fails the push: an errcode.Error is the answer, anything else is logged and
-	// answered with UNKNOWN, without its text. A push that failed is pushed again whole.
-	Pushed Watcher
+	// Pushed is called when a manifest is stored and has no tag yet, and Tagged when its tag is
+	// written; both before the push is answered, and for a push by digest, too. nil: nobody is
+	// told. If Pushed fails there is no tag, or it is still what it was; if Tagged fails there is.
+	Pushed, Tagged Watcher
+	// Refusal says how the answer to a push names what failed it: one of api's codes, which
+	// decides on the status, and a message. nil: UNKNOWN, and nothing of the error.
+	Refusal func(error) (code, message string)
 	// Log gets what distribution says, too; its lines on every request at level debug. There is
 	// one such logger for the process: with several registries the last one's. nil: no log.
 	Log *slog.Logger
@@ -54,12 +61,7 @@ func NewEmbedded(ctx context.Context, c EmbeddedConfig) (*Embedded, error) {
 }
 
 func newEmbedded(ctx context.Context, c EmbeddedConfig) (_ *Embedded, err error) {
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
-	if c.Pushed == nil {
-		c.Pushed = func(context.Context, Push) error { return nil }
-	}
+	c = c.filled()
 	if err := os.MkdirAll(c.Directory, 0o700); err != nil {
 		return nil, err
 	}
@@ -75,11 +77,29 @@ func newEmbedded(ctx context.Context, c EmbeddedConfig) (_ *Embedded, err error)
 	defer recovered(&err) // NewApp panics where others return an error
 	e.app = handlers.NewApp(ctx, settings(c.Directory, secret, func(n distribution.Namespace) distribution.Namespace {
 		remover, _ := n.(distribution.RepositoryRemover)
-		e.registry = &watched{n, remover, c.Pushed, c.Log}
+		e.registry = &watched{n, remover, c.Pushed, c.Tagged, c.Refusal, c.Log}
 		return e.registry
 	}))
 	return e, nil
 }
+
+func (c EmbeddedConfig) filled() EmbeddedConfig {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	for _, w := range []*Watcher{&c.Pushed, &c.Tagged} {
+		if *w == nil {
+			*w = func(context.Context, Push) error { return nil }
+		}
+	}
+	if c.Refusal == nil {
+		c.Refusal = unfinished
+	}
+	return c
+}
+
+// Close ends the removal of abandoned uploads. Requests end before.
+func (e *Embedded) Close() error { return e.app.Shutdown() }
 
 // settings is the whole configuration. Of the defaults that configuration.Parse would fill in,
 // from the environment too, these are the ones that matter without its server.
@@ -104,9 +124,18 @@ const middlewareName = "countersign"
 // A wrapper travels through distribution's configuration to its registry middleware.
 type wrapper func(distribution.Namespace) distribution.Namespace
 
-// register makes the middleware known, once: distribution keeps it in an unguarded map of the
-// process and takes no name twice.
-var register = sync.OnceValue(func() error {
+// register makes the middleware known, and those of our error codes that distribution lacks;
+// once, before any registry is there: distribution keeps both in unguarded maps of the process
+// and takes no name twice.
+var register = sync.OnceValue(func() (err error) {
+	defer recovered(&err)
+	for code, status := range map[string]int{
+		api.CodeSignatureInvalid: http.StatusBadRequest,
+		api.CodeSignatureExists:  http.StatusConflict,
+		api.CodeSignatureLimit:   http.StatusConflict,
+	} {
+		errcode.Register("countersign", errcode.ErrorDescriptor{Value: code, HTTPStatusCode: status})
+	}
 	return middleware.Register(middlewareName, func(_ context.Context, n distribution.Namespace, _ driver.StorageDriver, options map[string]any) (distribution.Namespace, error) {
 		return options[middlewareName].(wrapper)(n), nil
 	})
@@ -120,13 +149,23 @@ func recovered(err *error) {
 
 // ServeHTTP serves /v2/. Who may do what was decided before: distribution asks nobody.
 func (e *Embedded) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodPost {
-		// A POST may mount another repository's blob, and distribution reads that from a form in
-		// the body, too, where whoever decides on the request did not look.
+	if isForm(r.Header.Get("Content-Type")) {
 		r = r.Clone(r.Context())
 		r.Header.Del("Content-Type")
 	}
 	e.app.ServeHTTP(&discreet{ResponseWriter: w}, r)
+}
+
+// isForm reports whether distribution would take a body for a form. There it would find
+// another repository to mount a blob of, where whoever decides on the request did not look; and
+// files of a form would stay behind in the temporary directory.
+func isForm(contentType string) bool {
+	mediaType, _, _ := strings.Cut(contentType, ";")
+	switch strings.ToLower(strings.TrimSpace(mediaType)) {
+	case "application/x-www-form-urlencoded", "multipart/form-data":
+		return true
+	}
+	return false
 }
 
 // Manifest implements Registry, without HTTP and without asking who may.

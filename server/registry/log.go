@@ -50,11 +50,14 @@ func (h hook) Fire(e *logrus.Entry) error {
 }
 
 // levelOf lowers what distribution says of every request, and what it calls an error though
-// the client made it: somebody who asks for what is not there is no reason to wake anybody.
+// the client made it: somebody who asks for what is not there is no reason to wake anybody. Of
+// a request that the server failed, the line with the status says why; until then nobody knows.
 func levelOf(e *logrus.Entry) slog.Level {
 	status, answered := e.Data["http.response.status"].(int)
+	_, request := e.Data["http.request.method"]
+	failed := answered && status >= http.StatusInternalServerError
 	switch {
-	case e.Level >= logrus.InfoLevel, answered && status < http.StatusInternalServerError:
+	case e.Level >= logrus.InfoLevel, (request || answered) && !failed:
 		return slog.LevelDebug
 	case e.Level == logrus.WarnLevel:
 		return slog.LevelWarn

@@ -39,6 +39,6 @@ type Push struct {
 	Manifest   Manifest
 }
 
-// A Watcher is told of every push: after the manifest is stored, before its tag exists. Its
-// error fails the push; the registry answers with it.
+// A Watcher is told of every push. Its context is the request's. Its error fails the push,
+// which whoever pushed repeats whole: a Watcher hears of the same push more than once.
 type Watcher func(ctx context.Context, push Push) error

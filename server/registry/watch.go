@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/registry/api/errcode"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/countersign-dev/countersign/api"
 )
 
 // watched is distribution's registry with pushes reported. It wraps the registry, not each
@@ -16,7 +20,9 @@ import (
 type watched struct {
 	distribution.Namespace
 	distribution.RepositoryRemover
-	watcher Watcher
+	pushed  Watcher
+	tagged  Watcher
+	refusal func(error) (code, message string)
 	log     *slog.Logger
 }
 
@@ -25,7 +31,7 @@ func (w *watched) Repository(ctx context.Context, name reference.Named) (distrib
 		return nil, distribution.ErrRepositoryNameInvalid{Name: name.Name(), Reason: err}
 	}
 	r, err := w.Namespace.Repository(ctx, name)
-	return watchedRepository{r, w}, err
+	return &watchedRepository{Repository: r, watched: w}, err
 }
 
 // parseRepository takes no name that begins with a host and port, or an upper-case host:
@@ -41,25 +47,44 @@ func parseRepository(name string) (reference.Named, error) {
 	return reference.WithName(name)
 }
 
+// A watchedRepository lives as long as one request.
 type watchedRepository struct {
 	distribution.Repository
 	watched *watched
+	tagged  string        // by Put, as
+	as      digest.Digest // this
 }
 
-func (r watchedRepository) Manifests(ctx context.Context, options ...distribution.ManifestServiceOption) (distribution.ManifestService, error) {
+func (r *watchedRepository) Manifests(ctx context.Context, options ...distribution.ManifestServiceOption) (distribution.ManifestService, error) {
 	m, err := r.Repository.Manifests(ctx, options...)
-	return watchedManifests{m, r.watched, r.Named().Name()}, err
+	return watchedManifests{m, r}, err
+}
+
+func (r *watchedRepository) Tags(ctx context.Context) distribution.TagService {
+	return watchedTags{r.Repository.Tags(ctx), r}
+}
+
+type watchedTags struct {
+	distribution.TagService
+	repository *watchedRepository
+}
+
+// Tag has nothing left to do for a tag that Put has written.
+func (t watchedTags) Tag(ctx context.Context, tag string, d v1.Descriptor) error {
+	if tag == t.repository.tagged && d.Digest == t.repository.as {
+		return nil
+	}
+	return t.TagService.Tag(ctx, tag, d)
 }
 
 type watchedManifests struct {
 	distribution.ManifestService
-	watched    *watched
-	repository string
+	repository *watchedRepository
 }
 
-// Put stores the manifest before the watcher hears of it, and the tag is written by whoever
-// called, after both: a push that failed half way leaves a manifest without a tag, and pushing
-// again does all of it again.
+// Put does all of a push: manifest, Pushed, tag, Tagged. It writes the tag itself, since the
+// caller, who would do that next, hides what went wrong there. A push that failed half way is
+// pushed again, and all of it is done again.
 func (m watchedManifests) Put(ctx context.Context, manifest distribution.Manifest, options ...distribution.ManifestServiceOption) (digest.Digest, error) {
 	pushed, err := read(manifest)
 	if err != nil {
@@ -71,22 +96,49 @@ func (m watchedManifests) Put(ctx context.Context, manifest distribution.Manifes
 	if _, err := m.ManifestService.Put(ctx, manifest, options...); err != nil {
 		return "", err
 	}
-	push := Push{Repository: m.repository, Tag: tagOf(options), Manifest: pushed}
-	if err := m.watched.watcher(ctx, push); err != nil {
-		return "", m.watched.answer(ctx, push, err)
+	r := m.repository
+	push := Push{Repository: r.Named().Name(), Tag: tagOf(options), Manifest: pushed}
+	if err := r.watched.pushed(ctx, push); err != nil {
+		return "", r.watched.refuse(ctx, push, err)
+	}
+	if err := r.tag(ctx, push); err != nil {
+		return "", err
+	}
+	if err := r.watched.tagged(ctx, push); err != nil {
+		return "", r.watched.refuse(ctx, push, err)
 	}
 	return pushed.Digest, nil
 }
 
-// answer is what distribution serves as it is. It would put any other error's text into the
-// answer's detail.
-func (w *watched) answer(ctx context.Context, push Push, err error) error {
-	if e, ok := errors.AsType[errcode.Error](err); ok {
-		return e
+func (r *watchedRepository) tag(ctx context.Context, push Push) error {
+	if push.Tag == "" {
+		return nil
 	}
-	w.log.ErrorContext(ctx, "push failed", "repository", push.Repository, "tag", push.Tag,
-		"digest", push.Manifest.Digest, "error", err)
-	return errcode.ErrorCodeUnknown.WithMessage("the push could not be finished; push again")
+	m := push.Manifest
+	err := r.Repository.Tags(ctx).Tag(ctx, push.Tag, v1.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: int64(len(m.Content))})
+	if err == nil {
+		r.tagged, r.as = push.Tag, m.Digest
+	}
+	return err
+}
+
+// refuse logs why a watcher failed the push, and returns what distribution answers as it is. It
+// would put any other error's text into the answer.
+func (w *watched) refuse(ctx context.Context, push Push, cause error) error {
+	name, message := w.refusal(cause)
+	code := errcode.ParseErrorCode(name)
+	level := slog.LevelWarn
+	if code.Descriptor().HTTPStatusCode >= http.StatusInternalServerError && !errors.Is(cause, context.Canceled) {
+		level = slog.LevelError
+	}
+	w.log.Log(ctx, level, "push failed", "repository", push.Repository, "tag", push.Tag,
+		"digest", push.Manifest.Digest, "code", name, "error", cause)
+	return code.WithMessage(message)
+}
+
+// unfinished is the refusal that says nothing.
+func unfinished(error) (code, message string) {
+	return api.CodeUnknown, "the push could not be finished; push again"
 }
 
 func tagOf(options []distribution.ManifestServiceOption) string {
