@@ -60,7 +60,7 @@ func testPodmanPush(t *testing.T, s *server) {
 	i, reference := newImage("podman"), s.address+"/ns/podman:v1"
 	n := newNode(t)
 	works(t)(n.podman(t, "pull", i.layout(t, "v1")))
-	works(t)(n.podman(t, "push", "--tls-verify=false", s.podmanID(t, n), "docker://"+reference))
+	works(t)(n.podman(t, "push", "--tls-verify=false", n.onlyImage(t), "docker://"+reference))
 	// Podman packs the layers again, so the digest is what the registry says.
 	digest := s.resolve(t, "ns/podman", "v1")
 	s.wantSigned(t, "ns/podman", digest, "server "+reference)
@@ -72,8 +72,8 @@ func testPodmanPush(t *testing.T, s *server) {
 	fails(t, "Source image rejected")(newNode(t).require(t, s.address, other).podman(t, "pull", "--tls-verify=false", reference))
 }
 
-// podmanID is that of the only image in the node's storage.
-func (s *server) podmanID(t testing.TB, n *node) string {
+// onlyImage is the ID of the only image in the node's storage.
+func (n *node) onlyImage(t testing.TB) string {
 	t.Helper()
 	out, err := n.podman(t, "images", "--quiet", "--no-trunc")
 	works(t)(out, err)
