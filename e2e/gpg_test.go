@@ -64,7 +64,32 @@ func fingerprint(t testing.TB, keyring []byte) string {
 // publicKey is the armored key of one of people.
 func publicKey(t testing.TB, person string) []byte {
 	t.Helper()
-	return gpg(t, nil, "--armor", "--export", person+"@example.test")
+	need(t, "gpg")
+	return built.keys[person]
+}
+
+// fingerprintOf is what --sign-by takes: an address could mean several keys.
+func fingerprintOf(t testing.TB, person string) string {
+	t.Helper()
+	need(t, "gpg")
+	return built.fingerprints[person]
+}
+
+// exportPeople returns the armored public keys of people, and their fingerprints.
+func exportPeople(home string) (keys map[string][]byte, fingerprints map[string]string, err error) {
+	keys, fingerprints = map[string][]byte{}, map[string]string{}
+	for _, name := range people {
+		key, err := gpgCommand(home, "--armor", "--export", name+"@example.test").Output()
+		if err != nil {
+			return nil, nil, err
+		}
+		list, err := gpgCommand(home, "--with-colons", "--list-keys", name+"@example.test").Output()
+		if err != nil {
+			return nil, nil, err
+		}
+		keys[name], fingerprints[name] = key, string(fingerprintLine.FindSubmatch(list)[1])
+	}
+	return keys, fingerprints, nil
 }
 
 // sign makes a signature as skopeo does: gpg around a claim.
@@ -107,20 +132,25 @@ func (s *server) signed(t testing.TB, repository, digest string) []string {
 func (s *server) open(t testing.TB, digest string, contents ...[]byte) []string {
 	t.Helper()
 	need(t, "gpg")
+	if len(contents) == 0 {
+		return nil
+	}
 	home, err := os.MkdirTemp("/tmp", "e2e-gpg-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(home)
 	defer stopAgent(home)
-	names := map[string]string{}
-	for name, key := range s.everyKey(t) {
-		names[fingerprint(t, key)] = name
-		c := gpgCommand(home, "--import")
-		c.Stdin = bytes.NewReader(key)
-		if out, err := c.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", c.Args, err, out)
-		}
+	serverKey := []byte(read(t, s.serverKey()))
+	names, ring := map[string]string{fingerprint(t, serverKey): "server"}, serverKey
+	for _, person := range people {
+		names[fingerprintOf(t, person)] = person
+		ring = append(append(ring, '\n'), publicKey(t, person)...)
+	}
+	c := gpgCommand(home, "--import")
+	c.Stdin = bytes.NewReader(ring)
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", c.Args, err, out)
 	}
 	var lines []string
 	for _, content := range contents {
@@ -131,15 +161,6 @@ func (s *server) open(t testing.TB, digest string, contents ...[]byte) []string 
 		lines = append(lines, names[signer]+" "+reference)
 	}
 	return lines
-}
-
-func (s *server) everyKey(t testing.TB) map[string][]byte {
-	t.Helper()
-	keys := map[string][]byte{"server": []byte(read(t, s.serverKey()))}
-	for _, person := range people {
-		keys[person] = publicKey(t, person)
-	}
-	return keys
 }
 
 // validLine ends with the fingerprint of the primary key.

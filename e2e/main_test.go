@@ -12,6 +12,9 @@ import (
 var built struct {
 	program string // the binary under test
 	people  string // GNUPGHOME with the private keys of people; empty where gpg is missing
+
+	keys         map[string][]byte // of people: public, armored
+	fingerprints map[string]string // of people
 }
 
 // people have keys; who is trusted is up to each test.
@@ -39,7 +42,11 @@ func run(m *testing.M) int {
 	if _, err := exec.LookPath("gpg"); err == nil {
 		built.people = filepath.Join(dir, "people")
 		defer stopAgent(built.people)
-		if err := makePeople(built.people); err != nil {
+		err := makePeople(built.people)
+		if err == nil {
+			built.keys, built.fingerprints, err = exportPeople(built.people)
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}

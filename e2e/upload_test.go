@@ -17,12 +17,6 @@ func keyOf(t testing.TB, person string) string {
 	return path
 }
 
-// fingerprintOf is what --sign-by takes: an address could mean several keys.
-func fingerprintOf(t testing.TB, person string) string {
-	t.Helper()
-	return fingerprint(t, publicKey(t, person))
-}
-
 // trusting starts a server that knows alice and carol, and not bob.
 func trusting(t testing.TB, flags ...string) *server {
 	t.Helper()
@@ -264,7 +258,7 @@ func TestRefusedUploads(t *testing.T) {
 		"SHA-1":                    {gpg(t, claim(reference, digest), "--local-user", address, "--digest-algo", "SHA1", "--sign"), 403, "DENIED", nil},
 		"out of date":              {gpg(t, claim(reference, digest), "--faked-system-time", "20200101T000000", "--ignore-time-conflict", "--ignore-valid-from", "--default-sig-expire", "1d", "--local-user", address, "--sign"), 403, "DENIED", nil},
 		"too large":                {big, 413, "SIGNATURE_INVALID", []string{"65536"}},
-		"a bomb":                   {gpg(t, make([]byte, 64<<20), "--local-user", address, "--sign"), 400, "SIGNATURE_INVALID", nil},
+		"a bomb":                   {gpg(t, make([]byte, 32<<20), "--local-user", address, "--sign"), 400, "SIGNATURE_INVALID", nil},
 		"the server's public key":  {[]byte(read(t, s.serverKey())), 400, "SIGNATURE_INVALID", nil},
 		"a binary public key":      {gpg(t, nil, "--export", address), 400, "SIGNATURE_INVALID", nil},
 		"the name in upper case":   {sign(t, "alice", s.address+"/ns/REFUSED:v1", digest), 400, "SIGNATURE_INVALID", nil},
