@@ -1,0 +1,574 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// requests is how many requests each transcript has, so that none is skipped in silence.
+var requests = map[string]int{
+	"01-copy-sign-by-ext-noauth":              13,
+	"02-copy-sign-by-ext-second-key":          6,
+	"03-pull-policy-signedBy-ext":             5,
+	"04-inspect-ext":                          5,
+	"05-pull-by-digest-ext":                   5,
+	"06-pull-insecureAcceptAnything-ext":      5,
+	"07-pull-remove-signatures":               4,
+	"08-copy-with-existing-signatures":        18,
+	"09-sign-and-pull-ext-basic":              18,
+	"09-sign-and-pull-ext-bearer":             20,
+	"10-lookaside-read":                       6,
+	"11-lookaside-url-forms":                  15,
+	"12-lookaside-status-200-armor":           3,
+	"12-lookaside-status-200-html":            3,
+	"12-lookaside-status-200":                 3,
+	"12-lookaside-status-204":                 3,
+	"12-lookaside-status-302":                 4,
+	"12-lookaside-status-401":                 3,
+	"12-lookaside-status-403":                 3,
+	"12-lookaside-status-410":                 3,
+	"12-lookaside-status-429":                 3,
+	"12-lookaside-status-500":                 3,
+	"12-lookaside-status-503":                 3,
+	"13-lookaside-redirect-ok":                7,
+	"14-lookaside-no-credentials":             6,
+	"15-ext-beats-lookaside-read":             3,
+	"16-ext-beats-staging-write":              6,
+	"17-staging-write-no-ext":                 8,
+	"20-ext-GET-200-1662":                     3,
+	"20-ext-GET-200-9991":                     3,
+	"20-ext-GET-200-cc5b":                     3,
+	"20-ext-GET-200-d41d":                     3,
+	"20-ext-GET-200-d751":                     3,
+	"20-ext-GET-200-f4d6":                     3,
+	"20-ext-GET-204-d41d":                     3,
+	"20-ext-GET-401-66cb":                     3,
+	"20-ext-GET-403-c9c8":                     3,
+	"20-ext-GET-404-170c":                     3,
+	"20-ext-GET-404-d41d":                     3,
+	"20-ext-GET-500-b7bf":                     3,
+	"20-ext-GET-503-d41d":                     3,
+	"20b-ext-GET-429-retry":                   6,
+	"21-ext-PUT-200":                          13,
+	"21-ext-PUT-201":                          13,
+	"21-ext-PUT-202":                          13,
+	"21-ext-PUT-204":                          13,
+	"21-ext-PUT-400":                          13,
+	"21-ext-PUT-401":                          13,
+	"21-ext-PUT-403":                          13,
+	"21-ext-PUT-409":                          13,
+	"21-ext-PUT-413":                          13,
+	"21-ext-PUT-422":                          13,
+	"21-ext-PUT-429":                          13,
+	"21-ext-PUT-500":                          13,
+	"22-ext-PUT-redirect-301":                 14,
+	"22-ext-PUT-redirect-302":                 14,
+	"22-ext-PUT-redirect-307":                 14,
+	"22-ext-PUT-redirect-308":                 14,
+	"23-ext-GET-insufficient-scope":           8,
+	"24-header-only-on-401-ping":              13,
+	"25-multiarch-all-sign-by":                45,
+	"26-delete-ext":                           3,
+	"26-delete-http-lookaside":                3,
+	"50-new-lookaside-read":                   6,
+	"51-new-lookaside-129-signatures":         130,
+	"52-new-lookaside-status-200":             3,
+	"52-new-lookaside-status-401":             3,
+	"52-new-lookaside-status-403":             3,
+	"52-new-lookaside-status-410":             3,
+	"52-new-lookaside-status-429":             3,
+	"52-new-lookaside-status-500":             3,
+	"53-new-lookaside-valid-sig-as-text-html": 6,
+	"54-new-ext-pull-then-push-existing":      16,
+	"55-new-ext-PUT-400-7fc3":                 6,
+	"55-new-ext-PUT-403-180e":                 6,
+	"55-new-ext-PUT-404-7c33":                 6,
+	"55-new-ext-PUT-404-d41d":                 6,
+	"55-new-ext-PUT-409-6b86":                 6,
+	"55-new-ext-PUT-422-7fc3":                 6,
+	"60-sigstore-attachment-write":            33,
+	"62-sigstore-attachment-read":             8,
+}
+
+// A difference is an answer that this server gives otherwise than the one of the recording.
+type difference struct {
+	files    string // as path.Match takes it
+	method   string
+	target   string // a regular expression
+	recorded int
+	ours     int
+	reason   string
+}
+
+// differences are all that are expected. Of each, some transcript must show it.
+var differences = []difference{
+	{"*", "PUT", `^/extensions/`, 201, 403, "the recorded signers are strangers here; signed again by a trusted key, the request is answered 201"},
+}
+
+// TestReplay sends what clients really sent. Four things are not the recorded bytes, none of them
+// the client's choice: a session's upload path is the one that this server gave; the base of the
+// lookaside, which registries.d named /sigs, is /sigstore; of an upload by a stranger there is a
+// second copy, with a signature by a key that is trusted here; and the recorded Host is true, as
+// the server is told to be called so, but the socket's address is another.
+func TestReplay(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg")
+	keys := keysOfAServer(t)
+	all := readTranscripts(t)
+	contents := contentsOf(all)
+	used := newTally()
+	t.Run("transcripts", func(t *testing.T) {
+		for _, tr := range all {
+			t.Run(tr.name, func(t *testing.T) {
+				t.Parallel()
+				if got := len(tr.exchanges); got != requests[tr.name] {
+					t.Errorf("%d requests are replayed, want %d", got, requests[tr.name])
+				}
+				r := newReplay(t, tr, contents, keys, used)
+				for _, e := range tr.exchanges {
+					r.step(t, e)
+				}
+			})
+		}
+	})
+	for n, d := range differences {
+		if used.of(n) == 0 && !t.Failed() {
+			t.Errorf("no transcript shows this difference: %+v", d)
+		}
+	}
+}
+
+// A tally counts how often each difference was met.
+type tally struct {
+	mu sync.Mutex
+	n  map[int]int
+}
+
+func newTally() *tally { return &tally{n: map[int]int{}} }
+
+func (c *tally) add(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.n[n]++
+}
+
+func (c *tally) of(n int) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n[n]
+}
+
+// keysOfAServer is the keys directory of a server that was started once: a key takes its time to
+// make, and here it does not matter whose it is.
+func keysOfAServer(t testing.TB) string {
+	t.Helper()
+	s := start(t)
+	s.stop(t)
+	return filepath.Join(s.data, "keys")
+}
+
+// contentsOf is every blob and manifest that transcripts show, by digest.
+func contentsOf(all []transcript) map[string]string {
+	contents := map[string]string{}
+	for _, tr := range all {
+		for _, e := range tr.exchanges {
+			for _, content := range []string{e.body, e.answer} {
+				contents[digestOf([]byte(content))] = content
+			}
+		}
+	}
+	return contents
+}
+
+// A replay is one transcript against one server.
+type replay struct {
+	s        *server
+	tr       transcript
+	contents map[string]string
+	used     *tally
+	stored   map[string][][]byte // by repository@digest: the signatures, in order
+	again    map[string][]byte   // by a recorded signature: the one in its place
+	uploads  map[string]string   // by recorded path: where an upload really goes on
+}
+
+func newReplay(t *testing.T, tr transcript, contents map[string]string, keys string, used *tally) *replay {
+	t.Helper()
+	r := &replay{
+		tr: tr, contents: contents, used: used,
+		stored: map[string][][]byte{}, again: map[string][]byte{}, uploads: map[string]string{},
+	}
+	data := filepath.Join(t.TempDir(), "data")
+	if err := os.CopyFS(filepath.Join(data, "keys"), os.DirFS(keys)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(data, "keys", "server.key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	trust(t, data, "alice", "carol")
+	// Signing is off, as the recorded registry did not sign: pushes have their own tests.
+	r.s = startIn(t, data, "-host", tr.host, "-sign-on", "none", "-config", config(t, fmt.Sprintf("advertise: %t\n", r.advertised())))
+	r.stage(t)
+	return r
+}
+
+// advertised tells whether the recorded registry had the signature extension.
+func (r *replay) advertised() bool {
+	return slices.ContainsFunc(r.tr.exchanges, func(e exchange) bool {
+		return e.target == "/v2/" && e.header.Get(advertisement) != ""
+	})
+}
+
+var (
+	registryPath  = regexp.MustCompile(`^/v2/(.+)/(blobs|manifests)/([^/]+)$`)
+	extensionPath = regexp.MustCompile(`^/extensions/v2/(.+)/signatures/(sha256:[0-9a-f]{64})$`)
+	lookasidePath = regexp.MustCompile(`^/sigs//?(.+)@sha256=([0-9a-f]{64})/signature-([0-9]+)$`)
+	uploadPath    = regexp.MustCompile(`^/v2/.+/blobs/uploads/`)
+)
+
+func pathOf(target string) string {
+	p, _, _ := strings.Cut(target, "?")
+	return p
+}
+
+// stage pushes and signs what the recorded registry had before the transcript began: what a
+// client was given there without having sent it.
+func (r *replay) stage(t *testing.T) {
+	t.Helper()
+	sent := map[string]bool{}
+	put := map[string]int{}
+	for _, e := range r.tr.exchanges {
+		p := pathOf(e.target)
+		if m := registryPath.FindStringSubmatch(p); m != nil {
+			r.stageContent(t, e, m, sent)
+		}
+		if m := extensionPath.FindStringSubmatch(p); m != nil {
+			key := m[1] + "@" + m[2]
+			if n, ok := recordedList(e); e.method == "GET" && ok && n > put[key] {
+				r.stageSignatures(t, m[1], m[2], n-put[key])
+			}
+			if e.method == "PUT" {
+				put[key]++
+			}
+		}
+		if m := lookasidePath.FindStringSubmatch(p); m != nil && e.status == 200 && binary.MatchString(e.answer) {
+			n, _ := strconv.Atoi(m[3])
+			r.stageSignatures(t, m[1], "sha256:"+m[2], n)
+		}
+	}
+}
+
+// stageContent pushes a manifest or blob that the client found. sent remembers what it sent.
+func (r *replay) stageContent(t *testing.T, e exchange, m []string, sent map[string]bool) {
+	t.Helper()
+	repository, kind, reference := m[1], m[2], m[3]
+	where := repository + "/" + kind + "/" + reference
+	switch {
+	case e.method == "PUT":
+		sent[where] = true
+		sent[repository+"/"+kind+"/"+digestOf([]byte(e.body))] = true
+	case e.status != 200 || sent[where]:
+	case kind == "manifests" && e.method == "GET":
+		r.pushManifest(t, repository, reference, e.answer)
+	case kind == "blobs" && !r.uploaded(repository, reference):
+		r.s.pushBlob(t, repository, []byte(r.content(t, reference)))
+	}
+}
+
+// uploaded tells whether the client itself sent a blob.
+func (r *replay) uploaded(repository, digest string) bool {
+	return slices.ContainsFunc(r.tr.exchanges, func(e exchange) bool {
+		return e.method == "PUT" && strings.HasPrefix(e.target, "/v2/"+repository+"/blobs/uploads/") &&
+			strings.HasSuffix(e.target, "?digest="+strings.Replace(digest, ":", "%3A", 1))
+	})
+}
+
+func (r *replay) content(t *testing.T, digest string) string {
+	t.Helper()
+	content, ok := r.contents[digest]
+	if !ok {
+		t.Fatalf("no transcript has the content of %s", digest)
+	}
+	return content
+}
+
+// pushManifest pushes a manifest and all that it refers to.
+func (r *replay) pushManifest(t *testing.T, repository, reference, content string) {
+	t.Helper()
+	type described struct{ Digest string }
+	var manifest struct {
+		MediaType         string
+		Config            described
+		Layers, Manifests []described
+	}
+	if err := json.Unmarshal([]byte(content), &manifest); err != nil {
+		t.Fatalf("%s: %v", reference, err)
+	}
+	for _, blob := range append(manifest.Layers, manifest.Config) {
+		if blob.Digest != "" {
+			r.s.pushBlob(t, repository, []byte(r.content(t, blob.Digest)))
+		}
+	}
+	for _, child := range manifest.Manifests {
+		r.pushManifest(t, repository, child.Digest, r.content(t, child.Digest))
+	}
+	r.s.do(t, "PUT", "/v2/"+repository+"/manifests/"+reference, content, "Content-Type: "+manifest.MediaType).want(t, 201)
+}
+
+// signers can sign here; each once, so that two signatures of a second are not the same.
+var signers = []string{"alice", "carol"}
+
+// stageSignatures makes an image have at least n signatures, or as many as there are signers.
+func (r *replay) stageSignatures(t *testing.T, repository, digest string, n int) {
+	t.Helper()
+	key := repository + "@" + digest
+	for len(r.stored[key]) < min(n, len(signers)) {
+		content := r.sign(t, repository, digest)
+		r.s.upload(t, repository, digest, content).want(t, 201)
+		r.stored[key] = append(r.stored[key], content)
+	}
+}
+
+// sign makes the next signature of an image, under the tag that the client pushed or pulled.
+func (r *replay) sign(t *testing.T, repository, digest string) []byte {
+	t.Helper()
+	tag := "v1"
+	for _, e := range r.tr.exchanges {
+		if m := registryPath.FindStringSubmatch(pathOf(e.target)); m != nil && m[1] == repository && m[2] == "manifests" && !strings.Contains(m[3], ":") {
+			tag = m[3]
+			break
+		}
+	}
+	n := len(r.stored[repository+"@"+digest])
+	if n >= len(signers) {
+		t.Fatalf("%s@%s needs more signatures than there are signers", repository, digest)
+	}
+	return sign(t, signers[n], r.tr.host+"/"+repository+":"+tag, digest)
+}
+
+// step sends one request and judges the answer.
+func (r *replay) step(t *testing.T, e exchange) {
+	t.Helper()
+	a := r.s.raw(t, r.request(t, e))
+	a.asked = fmt.Sprintf("%s.txt:%d %s", r.tr.name, e.line, a.asked)
+	want := r.wanted(e)
+	r.explain(t, e, want)
+	if a.want(t, want); a.status != want {
+		return
+	}
+	switch p := pathOf(e.target); {
+	case p == "/v2/":
+		r.checkPing(t, e, a)
+	case extensionPath.MatchString(p) && e.method == "GET":
+		r.checkList(t, e, a)
+	case extensionPath.MatchString(p):
+		r.checkUpload(t, e, a)
+	case strings.HasPrefix(p, "/sigs/"):
+		r.checkLookaside(t, e, a)
+	case strings.HasPrefix(p, "/v2/"):
+		r.checkRegistry(t, e, a)
+	}
+}
+
+// request is the recorded one, but for what TestReplay says.
+func (r *replay) request(t *testing.T, e exchange) string {
+	t.Helper()
+	target := e.target
+	if rest, ok := strings.CutPrefix(target, "/sigs/"); ok {
+		target = "/sigstore/" + rest
+	}
+	if uploadPath.MatchString(target) && e.method != "POST" {
+		recorded, query, _ := strings.Cut(target, "?")
+		ours, ok := r.uploads[recorded]
+		if !ok {
+			t.Fatalf("%s.txt:%d goes on with an upload that did not begin", r.tr.name, e.line)
+		}
+		target = r.s.where(t, answer{asked: ours, header: http.Header{"Location": {ours}}}, query)
+	}
+	return strings.Replace(e.wire(), " "+e.target+" ", " "+target+" ", 1)
+}
+
+// wanted is the status that doc/design.md and doc/protocol.md promise.
+func (r *replay) wanted(e exchange) int {
+	p := pathOf(e.target)
+	switch {
+	case p == "/v2/":
+		return 200
+	case strings.HasPrefix(p, "/extensions/") && e.method == "GET":
+		return 200
+	case strings.HasPrefix(p, "/extensions/"):
+		return 403 // by a stranger
+	case strings.HasPrefix(p, "/v2/"):
+		return e.status
+	}
+	if m := lookasidePath.FindStringSubmatch(p); m != nil {
+		if n, _ := strconv.Atoi(m[3]); n >= 1 && n <= len(r.stored[m[1]+"@sha256:"+m[2]]) {
+			return 200
+		}
+	}
+	return 404
+}
+
+// explain finds the reason why our status is not the recorded one.
+func (r *replay) explain(t *testing.T, e exchange, want int) {
+	t.Helper()
+	if e.status == want {
+		return
+	}
+	for n, d := range differences {
+		match, err := path.Match(d.files, r.tr.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if match && d.method == e.method && d.recorded == e.status && d.ours == want && regexp.MustCompile(d.target).MatchString(e.target) {
+			r.used.add(n)
+			return
+		}
+	}
+	t.Errorf("%s.txt:%d %s %s was answered %d, is answered %d, and no row of differences says why", r.tr.name, e.line, e.method, e.target, e.status, want)
+}
+
+func (r *replay) checkPing(t *testing.T, e exchange, a answer) {
+	t.Helper()
+	a.says(t, "Docker-Distribution-Api-Version", "registry/2.0")
+	if got := a.header.Values(advertisement); r.advertised() != slices.Equal(got, []string{"1"}) || !r.advertised() && got != nil {
+		t.Errorf("%s: %s is %q, and it is advertised: %t", a.asked, advertisement, got, r.advertised())
+	}
+	if e.status == 200 {
+		sameJSON(t, a, e.answer)
+	}
+}
+
+// checkList asserts that exactly what was stored is listed, in its order and bytes, and as many
+// as in the recording.
+func (r *replay) checkList(t *testing.T, e exchange, a answer) {
+	t.Helper()
+	a.says(t, "Content-Type", "application/json; charset=utf-8")
+	m := extensionPath.FindStringSubmatch(pathOf(e.target))
+	stored := r.stored[m[1]+"@"+m[2]]
+	var list struct{ Signatures []entry }
+	if err := json.Unmarshal([]byte(a.body), &list); err != nil || list.Signatures == nil {
+		t.Errorf("%s: %v: %q", a.asked, err, tail(a.body, 300))
+		return
+	}
+	var got [][]byte
+	for _, s := range list.Signatures {
+		if s.SchemaVersion != 2 || s.Type != "atomic" || !strings.HasPrefix(s.Name, m[2]+"@") {
+			t.Errorf("%s: an entry of schemaVersion %d, type %q, name %q", a.asked, s.SchemaVersion, s.Type, s.Name)
+		}
+		got = append(got, s.Content)
+	}
+	if !slices.EqualFunc(got, stored, slices.Equal[[]byte]) {
+		t.Errorf("%s: lists %d signatures, which are not the %d that are stored", a.asked, len(got), len(stored))
+	}
+	if n, ok := recordedList(e); ok && n != len(stored) && emptied[fmt.Sprintf("%s:%d", r.tr.name, e.line)] == "" {
+		t.Errorf("%s: lists %d signatures, and %d were recorded", a.asked, len(stored), n)
+	}
+}
+
+// emptied are the lists that are longer here than recorded, and why.
+var emptied = map[string]string{}
+
+var issuerLine = regexp.MustCompile(`issuer fpr v4 ([0-9A-F]{40})`)
+
+// checkUpload asserts that the stranger is told which key it is, and sends the upload once more
+// with a signature by a trusted one.
+func (r *replay) checkUpload(t *testing.T, e exchange, a answer) {
+	t.Helper()
+	m := extensionPath.FindStringSubmatch(pathOf(e.target))
+	var sent entry
+	if err := json.Unmarshal([]byte(e.body), &sent); err != nil {
+		t.Fatalf("%s: %v", a.asked, err)
+	}
+	issuer := issuerLine.FindSubmatch(gpg(t, sent.Content, "--list-packets"))
+	if issuer == nil {
+		t.Fatalf("%s: the recorded signature names no key", a.asked)
+	}
+	a.refused(t, 403, "DENIED", string(issuer[1]), "trusted")
+
+	content, known := r.again[string(sent.Content)]
+	if !known {
+		content = r.sign(t, m[1], m[2])
+		r.again[string(sent.Content)] = content
+		r.stored[m[1]+"@"+m[2]] = append(r.stored[m[1]+"@"+m[2]], content)
+	}
+	body := wire(t, entry{2, m[2] + "@" + digestOf(content)[len("sha256:"):][:32], "atomic", content})
+	head := strings.Replace(e.request, "\nContent-Length: "+headerOf(e.request, "Content-Length"), fmt.Sprintf("\nContent-Length: %d", len(body)), 1)
+	r.s.raw(t, exchange{request: head, body: body}.wire()).want(t, 201)
+}
+
+func (r *replay) checkLookaside(t *testing.T, e exchange, a answer) {
+	t.Helper()
+	if a.status != 200 {
+		a.says(t, "Cache-Control", "no-store")
+		return
+	}
+	m := lookasidePath.FindStringSubmatch(pathOf(e.target))
+	n, _ := strconv.Atoi(m[3])
+	if a.body != string(r.stored[m[1]+"@sha256:"+m[2]][n-1]) {
+		t.Errorf("%s: other bytes than were uploaded", a.asked)
+	}
+	a.says(t, "Content-Type", "application/octet-stream")
+}
+
+// checkRegistry compares what clients read of a registry's answer.
+func (r *replay) checkRegistry(t *testing.T, e exchange, a answer) {
+	t.Helper()
+	if recorded := e.header.Get("Location"); a.status == 202 && recorded != "" {
+		r.uploads[recorded] = a.header.Get("Location")
+	}
+	for _, name := range []string{"Docker-Content-Digest", "Docker-Distribution-Api-Version"} {
+		if recorded := e.header.Get(name); recorded != "" {
+			a.says(t, name, recorded)
+		}
+	}
+	switch {
+	case a.status >= 400 && e.answer != "":
+		if got, want := errorCode(t, a.body), errorCode(t, e.answer); got != want {
+			t.Errorf("%s: error code %q, want %q", a.asked, got, want)
+		}
+	case a.status == 200:
+		for _, name := range []string{"Content-Length", "Content-Type"} {
+			if recorded := e.header.Get(name); recorded != "" {
+				a.says(t, name, recorded)
+			}
+		}
+		if e.method == "GET" && a.body != e.answer {
+			t.Errorf("%s: other bytes than recorded: %q", a.asked, tail(a.body, 300))
+		}
+	}
+}
+
+func sameJSON(t *testing.T, a answer, recorded string) {
+	t.Helper()
+	var got, want any
+	if err := json.Unmarshal([]byte(a.body), &got); err != nil {
+		t.Errorf("%s: %v: %q", a.asked, err, tail(a.body, 300))
+	}
+	if err := json.Unmarshal([]byte(recorded), &want); err != nil {
+		t.Fatalf("%s: the recording: %v", a.asked, err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%s: %s, want %s", a.asked, a.body, recorded)
+	}
+}
+
+func errorCode(t *testing.T, body string) string {
+	t.Helper()
+	var list struct{ Errors []struct{ Code string } }
+	if err := json.Unmarshal([]byte(body), &list); err != nil || len(list.Errors) != 1 {
+		t.Errorf(`%v, want {"errors":[…]} of one: %q`, err, body)
+		return ""
+	}
+	return list.Errors[0].Code
+}
