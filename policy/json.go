@@ -1,0 +1,327 @@
+package policy
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Bounds of a policy file beside MaxSize. Whatever containers-policy.json(5) defines is six deep.
+const (
+	maxDepth        = 8
+	maxValues       = 1 << 16
+	maxRequirements = 256 // of one scope
+)
+
+// A value is one JSON value and where it stands. Object members keep their order, and no two
+// have the same key.
+type value struct {
+	at      *place
+	scalar  any // string, json.Number, bool or nil, if it is neither of the next two
+	members []member
+	items   []value
+	kind    json.Delim // '{', '[' or 0 for a scalar
+}
+
+type member struct {
+	key string
+	value
+}
+
+// A place is the path to a value. It is spelled out only for an error: a policy of many values
+// under long keys would otherwise cost the square of its size.
+type place struct {
+	parent *place
+	step   any // a member's key, or an item's index from 0
+}
+
+func (p *place) key(k string) *place { return &place{parent: p, step: k} }
+func (p *place) item(i int) *place   { return &place{parent: p, step: i} }
+
+// String spells a path as jq does: transports.docker["registry.example.com/ns"][0].keyPath.
+// That of the policy itself is empty.
+func (p *place) String() string {
+	if p == nil {
+		return ""
+	}
+	parent := p.parent.String()
+	key, isKey := p.step.(string)
+	switch {
+	case !isKey:
+		return fmt.Sprintf("%s[%d]", parent, p.step)
+	case !isWord(key):
+		return parent + "[" + quote(key) + "]"
+	case parent == "":
+		return key
+	}
+	return parent + "." + key
+}
+
+func isWord(s string) bool {
+	letters := strings.TrimFunc(s, func(r rune) bool {
+		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
+	})
+	return s != "" && letters == "" && len(s) <= 64
+}
+
+// quote keeps what somebody else wrote from flooding or forging a message.
+func quote(s string) string {
+	const most = 300
+	if len(s) > most {
+		return strconv.Quote(s[:most]) + "…"
+	}
+	return strconv.Quote(s)
+}
+
+func (v value) errorf(format string, args ...any) error {
+	err := fmt.Errorf(format, args...)
+	if v.at == nil {
+		return err
+	}
+	return fmt.Errorf("%s: %w", v.at, err)
+}
+
+// A reader builds values from tokens. encoding/json alone takes the last of duplicate keys, and
+// keys of any case.
+type reader struct {
+	data []byte
+	dec  *json.Decoder
+	left int // values still allowed
+}
+
+func readJSON(data []byte) (value, error) {
+	if len(data) > MaxSize {
+		return value{}, fmt.Errorf("%d bytes are more than the %d that a policy may have", len(data), MaxSize)
+	}
+	r := reader{data: data, dec: json.NewDecoder(bytes.NewReader(data)), left: maxValues}
+	r.dec.UseNumber()
+	v, err := r.value(nil, maxDepth)
+	if err != nil {
+		return value{}, err
+	}
+	if _, err := r.dec.Token(); err != io.EOF {
+		return value{}, fmt.Errorf("line %d: there is something after the policy", r.line())
+	}
+	return v, nil
+}
+
+func (r *reader) value(at *place, depth int) (value, error) {
+	v := value{at: at}
+	if r.left--; r.left < 0 {
+		return v, v.errorf("more than %d values", maxValues)
+	}
+	token, err := r.token(at)
+	if err != nil {
+		return v, err
+	}
+	delim, isDelim := token.(json.Delim)
+	if !isDelim {
+		v.scalar = token
+		return v, nil
+	}
+	if depth == 0 {
+		return v, v.errorf("nested too deep")
+	}
+	v.kind = delim
+	for r.dec.More() {
+		if delim == '{' {
+			err = r.member(&v, depth)
+		} else {
+			err = r.item(&v, depth)
+		}
+		if err != nil {
+			return v, err
+		}
+	}
+	_, err = r.token(at)
+	return v, err
+}
+
+func (r *reader) item(array *value, depth int) error {
+	v, err := r.value(array.at.item(len(array.items)), depth-1)
+	array.items = append(array.items, v)
+	return err
+}
+
+func (r *reader) member(object *value, depth int) error {
+	token, err := r.token(object.at)
+	if err != nil {
+		return err
+	}
+	key, _ := token.(string)
+	v, err := r.value(object.at.key(key), depth-1)
+	object.members = append(object.members, member{key, v})
+	return err
+}
+
+func (r *reader) token(at *place) (json.Token, error) {
+	t, err := r.dec.Token()
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return nil, value{at: at}.errorf("line %d: %w", r.line(), err)
+	}
+	return t, nil
+}
+
+func (r *reader) line() int {
+	return 1 + bytes.Count(r.data[:r.dec.InputOffset()], []byte("\n"))
+}
+
+// fields says what becomes of each key that an object may have.
+type fields map[string]func(value) error
+
+// object hands every member to its field. Keys that are not among the fields are refused.
+func (v value) object(known fields) error {
+	return v.each(func(key string, m value) error {
+		set, ok := known[key]
+		if !ok {
+			return m.errorf("unknown key; known here are %s", listed(known))
+		}
+		return set(m)
+	})
+}
+
+// each calls f for every member, in order, and refuses a key that comes twice.
+func (v value) each(f func(key string, m value) error) error {
+	if v.kind != '{' {
+		return v.errorf("an object is expected here, not %s", v.description())
+	}
+	seen := make(map[string]bool, len(v.members))
+	for _, m := range v.members {
+		if seen[m.key] {
+			return m.errorf("duplicate key")
+		}
+		seen[m.key] = true
+		if err := f(m.key, m.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func listed(known fields) string { return strings.Join(sorted(known), ", ") }
+
+func sorted(known fields) []string {
+	names := make([]string, 0, len(known))
+	for k := range known {
+		names = append(names, k)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// present returns which of the keys the object has.
+func (v value) present(keys ...string) []string {
+	return slices.DeleteFunc(keys, func(k string) bool {
+		return !slices.ContainsFunc(v.members, func(m member) bool { return m.key == k })
+	})
+}
+
+// one refuses an object that has not exactly one of the keys.
+func (v value) one(keys ...string) error {
+	switch got := v.present(slices.Clone(keys)...); len(got) {
+	case 1:
+		return nil
+	case 0:
+		return v.errorf("needs %s", alternatives(keys))
+	default:
+		return v.errorf("needs %s, and has %s", alternatives(keys), strings.Join(got, " and "))
+	}
+}
+
+func alternatives(keys []string) string {
+	if len(keys) == 1 {
+		return keys[0]
+	}
+	return "exactly one of " + strings.Join(keys, ", ")
+}
+
+func (v value) description() string {
+	switch s := v.scalar.(type) {
+	case string:
+		return "the string " + quote(s)
+	case json.Number:
+		return "a number"
+	case bool:
+		return "a boolean"
+	}
+	switch v.kind {
+	case '{':
+		return "an object"
+	case '[':
+		return "an array"
+	}
+	return "null"
+}
+
+// needs is object for one that has all of the fields, and its type.
+func (v value) needs(all fields) error {
+	for _, name := range sorted(all) {
+		if len(v.present(name)) == 0 {
+			return v.errorf("needs %s", name)
+		}
+	}
+	all["type"] = func(value) error { return nil }
+	return v.object(all)
+}
+
+// kindOf reads what an object's member "type" says, one of these.
+func (v value) kindOf(known ...string) (string, error) {
+	if v.kind != '{' {
+		return "", v.errorf("an object is expected here, not %s", v.description())
+	}
+	for _, m := range v.members {
+		if m.key == "type" {
+			return m.oneOf(known...)
+		}
+	}
+	return "", v.errorf("needs type, one of %s", strings.Join(known, ", "))
+}
+
+func (v value) oneOf(known ...string) (string, error) {
+	s, err := v.text()
+	if err == nil && !slices.Contains(known, s) {
+		err = v.errorf("%s is none of %s", quote(s), strings.Join(known, ", "))
+	}
+	return s, err
+}
+
+// text is a string; clients take an empty one nowhere.
+func (v value) text() (string, error) {
+	s, ok := v.scalar.(string)
+	if !ok {
+		return "", v.errorf("a string is expected here, not %s", v.description())
+	}
+	if s == "" {
+		return "", v.errorf("an empty string")
+	}
+	return s, nil
+}
+
+func (v value) array() ([]value, error) {
+	if v.kind != '[' {
+		return nil, v.errorf("an array is expected here, not %s", v.description())
+	}
+	return v.items, nil
+}
+
+func (v value) texts() ([]string, error) {
+	items, err := v.array()
+	if err == nil && len(items) == 0 {
+		err = v.errorf("is empty")
+	}
+	texts := make([]string, len(items))
+	for i, item := range items {
+		if err == nil {
+			texts[i], err = item.text()
+		}
+	}
+	return texts, err
+}
