@@ -1,0 +1,383 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// writeCalls are the system calls that change what a disk holds or tell a client so. Those that
+// this machine's kernel lacks are left out.
+const writeCalls = "?write,?pwrite64,?writev,?pwritev,?pwritev2,?fsync,?fdatasync,?sync_file_range,?msync," +
+	"?ftruncate,?fallocate,?copy_file_range,?sendto,?sendmsg,?rename,?renameat,?renameat2,?link,?linkat,?symlinkat," +
+	"?unlink,?unlinkat,?mkdir,?mkdirat"
+
+// A tracer is strace at a running server.
+type tracer struct {
+	command *exec.Cmd
+	pipe    *os.File
+	lines   *bufio.Scanner
+	data    string
+}
+
+// trace attaches strace to the server and all its threads. Each system call of writeCalls keeps
+// its thread for hold, after it is done and told.
+func (s *server) trace(t testing.TB, hold time.Duration) *tracer {
+	t.Helper()
+	need(t, "strace")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"-f", "-y", "-s", "48", "-e", "trace=" + writeCalls, "-e", "signal=none", "-o", "/dev/fd/3"}
+	if hold > 0 {
+		args = append(args, "-e", fmt.Sprintf("inject=%s:delay_exit=%d", writeCalls, hold.Microseconds()))
+	}
+	c := exec.Command("strace", append(args, "-p", strconv.Itoa(s.command.Process.Pid))...)
+	stderr := newOutput()
+	c.ExtraFiles, c.Stderr = []*os.File{w}, stderr
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close() // strace has it
+	ended, end := context.WithCancel(context.Background())
+	go func() {
+		defer end()
+		_ = c.Wait() // it ends with the server, by whatever signal that got
+	}()
+	t.Cleanup(func() {
+		_ = c.Process.Kill() // it has ended where the test came to its end
+		<-ended.Done()
+		_ = r.Close()
+	})
+	if _, err := stderr.await(ended, regexp.MustCompile(`attached`)); err != nil {
+		if strings.Contains(stderr.String(), "Operation not permitted") {
+			lack(t, "strace may not attach to a process here; run the tests as root, or allow ptrace")
+		}
+		t.Fatalf("%v: %v\n%s", c.Args, err, stderr)
+	}
+	if err := r.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	return &tracer{command: c, pipe: r, lines: bufio.NewScanner(r), data: s.data}
+}
+
+// next returns the next line that is about the data directory or a client; false at the end.
+func (r *tracer) next(t testing.TB) (string, bool) {
+	t.Helper()
+	for r.lines.Scan() {
+		if line := r.lines.Text(); strings.Contains(line, r.data) || strings.Contains(line, "<socket:") || isResumed(line) {
+			return line, true
+		}
+	}
+	if err := r.lines.Err(); err != nil {
+		t.Fatalf("reading strace: %v", err)
+	}
+	return "", false
+}
+
+// finish detaches strace and returns what it told that next has not returned.
+func (r *tracer) finish(t testing.TB) []string {
+	t.Helper()
+	if err := r.command.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	return r.rest(t)
+}
+
+func (r *tracer) rest(t testing.TB) []string {
+	t.Helper()
+	var lines []string
+	for line, ok := r.next(t); ok; line, ok = r.next(t) {
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// An appending is one upload that a server is killed in: to an image that has a signature by alice,
+// which was answered 201 before, carol adds hers, and the server countersigns.
+type appending struct {
+	data              string // to be copied: each run has its own
+	image             image
+	reference         string
+	first, second     []byte
+	body              string // of the upload of second
+	before, afterward []string
+}
+
+const appendHost = "registry.example.test:5000"
+
+func newAppending(t *testing.T) appending {
+	t.Helper()
+	a := appending{image: newImage("durable"), reference: appendHost + "/ns/app:v1"}
+	a.before = []string{"alice " + a.reference}
+	a.afterward = []string{"alice " + a.reference, "carol " + a.reference, "server " + a.reference}
+	s := trusting(t, "-host", appendHost, "-sign-on", "none")
+	s.push(t, a.image, "ns/app", "v1")
+	a.first = sign(t, "alice", a.reference, a.image.digest())
+	a.second = sign(t, "carol", a.reference, a.image.digest())
+	a.body = wire(t, entry{2, a.image.digest() + "@" + digestOf(a.second)[len("sha256:"):][:32], "atomic", a.second})
+	s.upload(t, "ns/app", a.image.digest(), a.first).want(t, 201)
+	s.stop(t)
+	a.data = s.data
+	return a
+}
+
+// start starts a server on a copy of the directory.
+func (a appending) start(t *testing.T) *server {
+	t.Helper()
+	data := filepath.Join(t.TempDir(), "data")
+	copyData(t, a.data, data)
+	return startIn(t, data, "-host", appendHost, "-sign-on", "upload")
+}
+
+// copyData copies a directory that no server has open. The key stays the owner's alone.
+func copyData(t testing.TB, from, to string) {
+	t.Helper()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(to, "keys", "server.key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// send uploads carol's signature, and returns the status or 0 where no answer came.
+func (a appending) send(ctx context.Context, address string) (int, error) {
+	req, err := http.NewRequestWithContext(ctx, "PUT", "http://"+address+extension("ns/app", a.image.digest()), strings.NewReader(a.body))
+	if err != nil {
+		return 0, err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return 0, nil // killed
+	}
+	defer res.Body.Close()
+	_, _ = io.Copy(io.Discard, res.Body)
+	return res.StatusCode, nil
+}
+
+// check starts a server on what a killed one left, and asserts that it has everything that was
+// answered 201, nothing half, no hole, and the same by both protocols; and that the upload can be
+// repeated.
+func (a appending) check(t *testing.T, killed *server, answered int) {
+	t.Helper()
+	s := startIn(t, killed.data, "-host", appendHost, "-sign-on", "upload")
+	got := s.signed(t, "ns/app", a.image.digest())
+	if !slices.Equal(got, a.afterward) && (answered == 201 || !slices.Equal(got, a.before)) {
+		t.Errorf("after a kill that the client saw as %d, there are\n\t%q, want\n\t%q, or without 201\n\t%q", answered, got, a.afterward, a.before)
+	}
+	a.checkDense(t, s)
+	s.upload(t, "ns/app", a.image.digest(), a.second).want(t, 201)
+	if got := s.signed(t, "ns/app", a.image.digest()); !slices.Equal(got, a.afterward) {
+		t.Errorf("after the upload was repeated, there are\n\t%q, want\n\t%q", got, a.afterward)
+	}
+	a.checkDense(t, s)
+	s.upload(t, "ns/app", a.image.digest(), a.first).want(t, 201)
+	s.stop(t)
+}
+
+func (a appending) checkDense(t *testing.T, s *server) {
+	t.Helper()
+	list := s.signatures(t, "ns/app", a.image.digest())
+	for n, e := range list {
+		if body := s.get(t, fmt.Sprintf("%s/signature-%d", lookaside("ns/app", a.image.digest()), n+1)).want(t, 200).body; body != string(e.Content) {
+			t.Errorf("signature-%d is not what the extension lists there", n+1)
+		}
+	}
+	s.get(t, fmt.Sprintf("%s/signature-%d", lookaside("ns/app", a.image.digest()), len(list)+1)).want(t, 404)
+}
+
+// hold is how long each system call is kept, so that the kill comes before the next.
+const hold = 300 * time.Millisecond
+
+// TestKilledInAppend kills the server behind each write-class system call of one upload, which
+// is also in front of the next one. strace could inject the signal itself, but counts the calls of
+// each thread apart, and Go moves a request between threads; so it holds each call when it is
+// done, and the test, which counts them all, kills meanwhile.
+func TestKilledInAppend(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg", "strace")
+	a := newAppending(t)
+	n := len(slices.DeleteFunc(a.calls(t), isResumed))
+	if n < 3 {
+		t.Fatalf("an upload makes %d write-class calls; it cannot be durable with fewer than 3: content, sync, answer", n)
+	}
+	points := []int{1, n/2 + 1, n}
+	if soak() {
+		points = points[:0]
+		for k := range n {
+			points = append(points, k+1)
+		}
+	}
+	t.Logf("an upload makes %d write-class calls; killing behind those: %d", n, points)
+	for _, k := range points {
+		t.Run(fmt.Sprint("behind call ", k), func(t *testing.T) {
+			t.Parallel()
+			a.killBehind(t, k)
+		})
+	}
+}
+
+// calls is the write-class calls of one upload that nothing disturbs.
+func (a appending) calls(t *testing.T) []string {
+	t.Helper()
+	s := a.start(t)
+	r := s.trace(t, 0)
+	if status, err := a.send(t.Context(), s.address); status != 201 || err != nil {
+		t.Fatalf("the upload is answered %d, %v", status, err)
+	}
+	lines := r.finish(t)
+	s.stop(t)
+	return lines
+}
+
+// isResumed tells the second line of a call, which strace writes when another thread's came
+// between.
+func isResumed(line string) bool { return strings.Contains(line, " resumed>") }
+
+func (a appending) killBehind(t *testing.T, k int) {
+	t.Helper()
+	s := a.start(t)
+	r := s.trace(t, hold)
+	answered := make(chan int, 1)
+	go func() {
+		status, err := a.send(t.Context(), s.address)
+		if err != nil {
+			t.Error(err)
+		}
+		answered <- status
+	}()
+	var last string
+	for seen := 0; seen < k; {
+		line, ok := r.next(t)
+		if !ok {
+			t.Fatalf("strace ended behind call %d", seen)
+		}
+		if !isResumed(line) {
+			last = line
+			seen++
+		}
+	}
+	s.kill(t)
+	status := <-answered
+	t.Logf("killed behind %.150s: the client saw %d", last, status)
+	for _, late := range r.rest(t) {
+		if strings.Contains(late, "(DELAYED)") {
+			t.Logf("the kill came later than wanted, behind %.150s", late)
+		}
+	}
+	a.check(t, s, status)
+}
+
+// TestSyncedBeforeAnswer traces one upload: what it wrote is on the disk when the 201 is sent.
+func TestSyncedBeforeAnswer(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg", "strace")
+	a := newAppending(t)
+	lines := a.calls(t)
+	if err := syncedBefore(lines, "signatures.db"); err != nil {
+		t.Errorf("%v; the calls were\n%s", err, strings.Join(lines, "\n"))
+	}
+}
+
+var (
+	callLine    = regexp.MustCompile(`^(\d+) +(\w+)\((.*)$`)
+	resumedLine = regexp.MustCompile(`^(\d+) +<\.\.\. (\w+) resumed>(.*)$`)
+	succeeded   = regexp.MustCompile(`\) += \d+`)
+)
+
+// syncedBefore tells what is wrong with the order of calls in what strace wrote: a file is to be
+// written, and every write to it to be followed by a successful fsync or fdatasync, before an
+// answer 201 is sent.
+func syncedBefore(lines []string, file string) error {
+	writes := 0                  // begins and ends of writes to the file
+	clean := -1                  // what writes was when the last sync that succeeded began
+	begun := map[string]string{} // by thread: the arguments of a call that has not ended
+	syncing := map[string]int{}  // by thread: what writes was when its sync began
+	for _, line := range lines {
+		var thread, call, rest string
+		m, resumed := callLine.FindStringSubmatch(line), resumedLine.FindStringSubmatch(line)
+		switch {
+		case m != nil:
+			thread, call, rest = m[1], m[2], m[3]
+			begun[thread] = rest
+		case resumed != nil:
+			thread, call, rest = resumed[1], resumed[2], resumed[3]
+		default:
+			continue
+		}
+		ends := !strings.Contains(rest, "<unfinished ...>")
+		ours := strings.Contains(begun[thread], file+">")
+		switch {
+		case ours && (call == "fsync" || call == "fdatasync"):
+			if m != nil {
+				syncing[thread] = writes
+			}
+			if ends && succeeded.MatchString(rest) {
+				clean = syncing[thread]
+			}
+		case ours:
+			writes++
+		case m != nil && strings.Contains(rest, `"HTTP/1.1 201 `):
+			if writes == 0 {
+				return errors.New("201 is answered before anything is written")
+			}
+			if clean != writes {
+				return errors.New("201 is answered before the last write is synced")
+			}
+			return nil
+		}
+	}
+	return errors.New("no 201 is answered")
+}
+
+// TestSyncedBefore keeps the judge of traces honest.
+func TestSyncedBefore(t *testing.T) {
+	t.Parallel()
+	const (
+		write   = `7 pwrite64(5</d/signatures.db>, "x"..., 4096, 0) = 4096`
+		sync    = `7 fdatasync(5</d/signatures.db>) = 0`
+		other   = `7 fdatasync(6</d/other.db>) = 0`
+		failed  = `7 fdatasync(5</d/signatures.db>) = -1 EIO (Input/output error)`
+		begin   = `8 fdatasync(5</d/signatures.db> <unfinished ...>`
+		end     = `8 <... fdatasync resumed>) = 0`
+		created = `9 write(9<socket:[1]>, "HTTP/1.1 201 Created\r\n"..., 99) = 99`
+		refused = `9 write(9<socket:[1]>, "HTTP/1.1 403 Forbidden\r\n"..., 99) = 99`
+	)
+	for name, test := range map[string]struct {
+		lines []string
+		want  string
+	}{
+		"in order":                       {[]string{write, sync, write, sync, created}, ""},
+		"a sync of another thread":       {[]string{write, begin, end, created}, ""},
+		"no sync":                        {[]string{write, created}, "before the last write"},
+		"a sync too late":                {[]string{write, created, sync}, "before the last write"},
+		"a sync of another file":         {[]string{write, other, created}, "before the last write"},
+		"a sync that failed":             {[]string{write, failed, created}, "before the last write"},
+		"a sync that has not ended":      {[]string{write, begin, created, end}, "before the last write"},
+		"a write behind the sync":        {[]string{write, sync, write, created}, "before the last write"},
+		"a write while the sync runs":    {[]string{write, begin, write, end, created}, "before the last write"},
+		"nothing written":                {[]string{sync, created}, "before anything"},
+		"written after it was answered":  {[]string{created, write, sync}, "before anything"},
+		"another answer, and nothing of": {[]string{write, sync, refused}, "no 201"},
+	} {
+		err := syncedBefore(test.lines, "signatures.db")
+		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+	}
+}
