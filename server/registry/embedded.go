@@ -149,11 +149,25 @@ func recovered(err *error) {
 
 // ServeHTTP serves /v2/. Who may do what was decided before: distribution asks nobody.
 func (e *Embedded) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r = r.Clone(r.Context())
 	if isForm(r.Header.Get("Content-Type")) {
-		r = r.Clone(r.Context())
 		r.Header.Del("Content-Type")
 	}
+	for _, name := range []string{"X-Forwarded-For", "X-Real-Ip"} {
+		r.Header.Del(name) // of no use here; distribution warns, aloud, of what is no address
+	}
+	if len(repositoryIn(r.URL.Path)) > reference.RepositoryNameTotalLengthMax {
+		_ = errcode.ServeJSON(w, errcode.ErrorCodeNameInvalid) // distribution calls this its own failure
+		return
+	}
 	e.app.ServeHTTP(&discreet{ResponseWriter: w}, r)
+}
+
+// repositoryIn returns what stands where distribution's routes have a name: what follows it has
+// no slash but those of the route.
+func repositoryIn(path string) string {
+	path = strings.TrimPrefix(path, api.RegistryPrefix)
+	return path[:max(0, strings.LastIndex(path, "/manifests/"), strings.LastIndex(path, "/blobs/"), strings.LastIndex(path, "/tags/"))]
 }
 
 // isForm reports whether distribution would take a body for a form. There it would find
