@@ -1,6 +1,9 @@
 // Package store says what a store of signatures is: the Store interface, the values that
-// pass through it, and Apply, the one pure function that says what a Change makes of a Set.
-// Everything that one decision does to one image is one Change, so a decision is never half done.
+// pass through it, and the pure functions Set.Apply and Task.End, which say what a Change makes
+// of what is there. Everything that one decision does to one image is one Change, so a decision
+// is never half done.
+//
+// A store reads a Set, calls Apply, keeps what comes out and its records, all in one transaction.
 //
 // store/disk and store/postgres implement it; store/storetest holds both to it.
 package store
@@ -13,7 +16,8 @@ import (
 	"github.com/countersign-dev/countersign/api"
 )
 
-// Errors of Do and Take. Each store returns them wrapped in nothing else than fmt's %w.
+// Errors of a Store, wrapped in nothing else than fmt's %w. The message around one says what is
+// in the way and what to do. Any other error is a caller's mistake, and nothing was done.
 var (
 	ErrWithdrawn   = errors.New("withdrawn")                    // Do: something in Add is withdrawn
 	ErrFull        = errors.New("as many as are allowed")       // Do: Add would exceed a limit
@@ -31,24 +35,33 @@ var (
 // Get is linearizable over all processes that share the store: one that starts after a Do
 // has returned sees it. An image that nothing ever happened to has the zero Set.
 //
-// Do is serialized by image and with nothing wider, is durable when it returns, and
-// idempotent: a Change that was done already changes nothing and is no error. Either all of
-// it happens or nothing.
+// Do is serialized by image, is durable when it returns, and idempotent: a Change that was done
+// already changes nothing and is no error, but for If and Ends, which say ErrChanged and ErrLease
+// then. Either all of it happens or nothing: one that is refused leaves no task and no record.
 //
 // Indexes are dense at every instant, also after a crash: what the Set has is 1 to n.
+//
+// An entry that no longer reads is left out of Get and List and never fails them.
 type Store interface {
 	Get(ctx context.Context, image api.Image) (Set, error)
 	// Do makes the change and returns what the image has then. Errors: ErrWithdrawn, ErrFull,
-	// ErrIndex, ErrChanged, ErrLease, ErrUnavailable.
+	// ErrIndex, ErrChanged, ErrLease, ErrUnavailable. What c points at belongs to the store from
+	// then on, also when ctx ends first: that is ErrUnavailable, and the change may still happen.
 	Do(ctx context.Context, c Change) (Set, error)
-	// List pages through what f asks for, ordered by image. The cursor it returns is empty
-	// when there is no more; a page may be empty and still have one. limit is 1 to 1000.
+	// List pages through what f asks for: signatures, without their Content, and withdrawals
+	// ordered by host, repository and digest bytewise and as they came, tasks by key. limit is 1
+	// to 1000; what is beyond counts as that. The cursor it returns is empty when there is no more;
+	// a page may be empty and still have one. What is there all along is listed once, whatever
+	// comes and goes meanwhile. Errors: ErrCursor, ErrUnavailable.
 	List(ctx context.Context, f Filter, after Cursor, limit int) ([]Entry, Cursor, error)
 	// Records pages through the audit trail in commit order. The cursor it returns continues
 	// behind the last record seen, also when there was none: nothing is ever inserted before it.
+	// limit as with List. Errors: ErrCursor, also for one that is ahead of the trail, as after a
+	// backup was restored; ErrUnavailable.
 	Records(ctx context.Context, after Cursor, limit int) ([]Record, Cursor, error)
-	// Take leases the task that is due the longest; a task whose lease has run out is due again.
-	// ErrNone when there is none.
+	// Take leases the task that is due the longest, so that nobody else gets it before the lease
+	// has run out; then it is due again. The lease is durable when Take returns.
+	// Errors: ErrNone, ErrUnavailable.
 	Take(ctx context.Context, lease time.Duration) (Task, error)
 }
 
@@ -84,7 +97,7 @@ const (
 
 // A Withdrawal is the tombstone of what a person stopped for good.
 type Withdrawal struct {
-	ID       string    `json:"id"`
+	ID       string    `json:"id"`                 // drawn by the caller
 	Scope    string    `json:"scope"`              // signature, key: nothing by it for this image, or image: nothing at all
 	Name     string    `json:"name,omitempty"`     // of the signature, where that is the scope
 	Identity string    `json:"identity,omitempty"` // filled in by Apply, so that other bytes of the same signature stay out too
@@ -98,21 +111,21 @@ type Withdrawal struct {
 type Change struct {
 	Image    api.Image
 	If       uint64       // if not 0: ErrChanged unless the version is this
-	Add      []Signature  // behind what is there; one that is there already (same identity) is left out
+	Add      []Signature  // behind what is there; one that is there already (see Set.Apply) is left out
 	At       int          // if not 0: ErrIndex unless the first of Add gets, or has, this index
 	Drop     []string     // names no longer served; may come back through the door (limits, retention, supersede)
 	Withdraw []Withdrawal // a signature, a key's signatures, or the whole image: for good, until lifted (a person decides)
 	Lift     []Withdrawal // by ID
-	Then     []Task       // to do later; one whose key is queued already is left out
-	Ends     *Task        // the task that this change finishes, delays or buries; ErrLease if somebody else holds it
+	Then     []Task       // to do later; one whose key is queued already is left out, a dead one is replaced
+	Ends     *Task        // the task that this change finishes, delays or buries, before Then; see Task.End
 	Record   Record       // who, from where, what, why; a refusal is a change with only this: it leaves Version and creates no image
 }
 
-// Limits of one image. A zero field means no limit of that kind.
+// Limits of one image, looked at when something is added. A zero field means no limit of that kind.
 type Limits struct {
 	Uploaded int // signatures that are not the server's own
 	Key      int // uploaded signatures by one key
-	Bytes    int // of the extension's encoded list, uploaded signatures only
+	Bytes    int // of the extension's encoded list (protocol.md 3.2), uploaded signatures only
 	All      int // the server's own oldest are dropped until no more than this are left
 }
 
@@ -129,12 +142,12 @@ type Task struct {
 	Kind     string    `json:"kind"` // sign, withdraw, deliver
 	Image    api.Image `json:"image"`
 	Detail   []byte    `json:"detail,omitempty"`  // the kind's own, JSON
-	State    string    `json:"state"`             // Queued or Dead; in Change.Ends also Done
-	Due      time.Time `json:"due"`               // not before; zero: now
+	State    string    `json:"state"`             // Queued or Dead; in Change.Ends also Done; Change.Then queues whatever it says
+	Due      time.Time `json:"due"`               // not before; zero: now. While it is leased, when the lease runs out
 	Attempts int       `json:"attempts"`          // leases taken so far; counted by Take
 	Problem  string    `json:"problem,omitempty"` // why the last attempt failed
-	Queued   time.Time `json:"queued"`
-	Lease    string    `json:"lease,omitempty"` // drawn by Take; Change.Ends gives it back
+	Queued   time.Time `json:"queued"`            // zero: now
+	Lease    string    `json:"lease,omitempty"`   // drawn by Take; Change.Ends gives it back
 }
 
 // Actions of a Record.
@@ -148,15 +161,15 @@ const (
 	Dropped   = "dropped"
 )
 
-// A Record is one line of the audit trail. One whose Action is empty is not kept; one that
-// comes with a change that changed nothing is not kept either.
+// A Record is one line of the audit trail. One whose Action is empty is not kept, nor one of a
+// change that set out to change what the image has and found it so already.
 type Record struct {
-	Time        time.Time `json:"time"`
+	Time        time.Time `json:"time"` // zero: when the store did it
 	Action      string    `json:"action"`
 	Subject     string    `json:"subject"`           // who, as access knows them
 	Address     string    `json:"address,omitempty"` // from where
-	Image       api.Image `json:"image"`
-	Names       []string  `json:"names,omitempty"` // of the signatures concerned
+	Image       api.Image `json:"image"`             // the change's
+	Names       []string  `json:"names,omitempty"`   // of the signatures concerned; empty: those that came or went
 	Fingerprint string    `json:"fingerprint,omitempty"`
 	Reference   string    `json:"reference,omitempty"`
 	Reason      string    `json:"reason,omitempty"`
