@@ -1,0 +1,245 @@
+package e2e
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// samples is what /metrics says: the value of each series, by name and labels as they stand there.
+type samples map[string]float64
+
+var (
+	sampleLine = regexp.MustCompile(`^([a-z_][a-z0-9_]*)(\{.*\})? (\S+)$`)
+	typeLine   = regexp.MustCompile(`(?m)^# TYPE (\S+) `)
+	helpLine   = regexp.MustCompile(`(?m)^# HELP (\S+) \S`)
+)
+
+// scrape reads the metrics: the series, and the names of the metrics they belong to.
+func (s *server) scrape(t testing.TB) (samples, []string) {
+	t.Helper()
+	a := ask(t, s.debug, "GET", "/metrics", "").want(t, 200)
+	if got := a.header.Get("Content-Type"); !strings.HasPrefix(got, "text/plain") {
+		t.Errorf("/metrics is of type %q", got)
+	}
+	all := samples{}
+	for _, line := range strings.Split(a.body, "\n") {
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		m := sampleLine.FindStringSubmatch(line)
+		if m == nil {
+			t.Fatalf("/metrics has a line that does not parse: %q", line)
+		}
+		value, err := strconv.ParseFloat(m[3], 64)
+		if err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		all[m[1]+m[2]] = value
+	}
+	var names []string
+	for _, m := range typeLine.FindAllStringSubmatch(a.body, -1) {
+		names = append(names, m[1])
+	}
+	for _, name := range names {
+		if !slices.ContainsFunc(helpLine.FindAllStringSubmatch(a.body, -1), func(m []string) bool { return m[1] == name }) {
+			t.Errorf("%s has no help", name)
+		}
+	}
+	return all, names
+}
+
+// sum adds the series of a metric whose labels have all these, as route="registry".
+func (all samples) sum(name string, labels ...string) float64 {
+	total := 0.0
+	for series, value := range all {
+		own, rest, _ := strings.Cut(series, "{")
+		if own != name {
+			continue
+		}
+		if !slices.ContainsFunc(labels, func(label string) bool { return !strings.Contains("{"+rest, label) }) {
+			total += value
+		}
+	}
+	return total
+}
+
+// metricRow is a row of doc/operating.md: a metric, or with a star all of a prefix; its labels; and
+// what it counts.
+var metricRow = regexp.MustCompile("(?m)^\\| `([a-z_]+\\*?)` \\| ([^|]*) \\| (.*) \\|$")
+
+// A documented metric has a value of a label for each of those that its text names in backticks.
+type documented struct{ labels, text string }
+
+func documentedMetrics(t testing.TB) map[string]documented {
+	t.Helper()
+	_, section, found := strings.Cut(read(t, "../doc/operating.md"), "\n## Metrics\n")
+	if !found {
+		t.Fatal("doc/operating.md has no section Metrics")
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	rows := map[string]documented{}
+	for _, m := range metricRow.FindAllStringSubmatch(section, -1) {
+		rows[m[1]] = documented{m[2], m[3]}
+	}
+	if len(rows) == 0 {
+		t.Fatal("doc/operating.md has no metric")
+	}
+	return rows
+}
+
+// never are the outcomes that nothing here brings about, and why.
+var never = map[string]string{
+	`outcome="failed"`: "the store would have to fail",
+}
+
+var quotedWord = regexp.MustCompile("`([a-z]+)`")
+
+// TestMetrics compares what the server counts with what doc/operating.md says of it, after
+// everything has happened that is counted.
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg", "skopeo")
+	s := trusting(t)
+	s.live(t)
+	dropping := trusting(t, "-config", config(t, "admission: {foreign: drop}\n"))
+	i := newImage("dropped")
+	dropping.upload(t, "ns/app", i.digest(), sign(t, "bob", dropping.address+"/ns/app:v1", i.digest())).want(t, 201)
+
+	all, names := s.scrape(t)
+	rows := documentedMetrics(t)
+	for _, name := range names {
+		if _, ok := rows[name]; !ok && !slices.ContainsFunc(slices.Collect(maps.Keys(rows)), func(row string) bool {
+			prefix, star := strings.CutSuffix(row, "*")
+			return star && strings.HasPrefix(name, prefix)
+		}) {
+			t.Errorf("doc/operating.md does not say what %s is", name)
+		}
+	}
+	dropped, _ := dropping.scrape(t)
+	for series, value := range dropped {
+		if strings.HasPrefix(series, "countersign_") {
+			all[series] += value
+		}
+	}
+	for name, row := range rows {
+		checkDocumented(t, all, names, name, row)
+	}
+}
+
+// checkDocumented asserts that a metric exists and has counted, for each value of its label that
+// its text names.
+func checkDocumented(t *testing.T, all samples, names []string, name string, row documented) {
+	t.Helper()
+	if prefix, star := strings.CutSuffix(name, "*"); star {
+		if !slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, prefix) }) {
+			t.Errorf("doc/operating.md speaks of %s, and there are none", name)
+		}
+		return
+	}
+	series := name
+	if !slices.Contains(names, name) {
+		t.Errorf("doc/operating.md speaks of %s, which is not there", name)
+	}
+	if strings.HasSuffix(name, "_seconds") {
+		series = name + "_count"
+	}
+	if all.sum(series) == 0 {
+		t.Errorf("%s is zero after everything has happened", name)
+	}
+	labels := quotedWord.FindAllStringSubmatch(row.labels, -1)
+	if len(labels) != 1 {
+		return
+	}
+	for _, value := range quotedWord.FindAllStringSubmatch(row.text, -1) {
+		label := fmt.Sprintf("%s=%q", labels[0][1], value[1])
+		if all.sum(series, label) == 0 && never[label] == "" {
+			t.Errorf("%s{%s} is zero after everything has happened", name, label)
+		}
+	}
+}
+
+// live does once whatever is counted.
+func (s *server) live(t *testing.T) {
+	t.Helper()
+	i, reference := newImage("live"), s.address+"/ns/live:v1"
+	works(t)(newNode(t).copyTo(t, i.layout(t, "v1"), reference, "--sign-by", fingerprintOf(t, "alice")))
+	works(t)(newNode(t).require(t, s.address, s.serverKey()).pull(t, reference))
+
+	j := newImage("countersigned")
+	first := sign(t, "alice", s.address+"/ns/live:v2", j.digest())
+	s.push(t, j, "ns/live", "v1")
+	s.upload(t, "ns/live", j.digest(), first).want(t, 201) // before its tag
+	s.upload(t, "ns/live", j.digest(), first).want(t, 201) // known
+	s.tag(t, j, "ns/live", "v2")                           // signed for the push
+	k := newImage("signed on upload")                      // its tag is moved away and its signature comes later
+	s.push(t, k, "ns/live", "")                            // @digest
+	s.do(t, "POST", lookaside("ns/live", k.digest()), string(sign(t, "carol", s.address+"/ns/live@"+k.digest(), k.digest()))).want(t, 201)
+	s.upload(t, "ns/live", j.digest(), sign(t, "bob", s.address+"/ns/live:v2", j.digest())).want(t, 403)
+	s.get(t, lookaside("ns/live", j.digest())+"/signature-1").want(t, 200)
+	s.get(t, "/nowhere").want(t, http.StatusNotFound)
+	ask(t, s.debug, "GET", "/healthz", "").want(t, 200)
+}
+
+// TestMetricsCount asserts exact counts, on a server that nobody else uses.
+func TestMetricsCount(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg")
+	s := trusting(t, "-sign-on", "upload")
+	i, reference := newImage("counted"), s.address+"/ns/app:v1"
+	s.push(t, i, "ns/app", "v1")
+	before, _ := s.scrape(t)
+	content := sign(t, "alice", reference, i.digest())
+	s.upload(t, "ns/app", i.digest(), content).want(t, 201)
+	s.upload(t, "ns/app", i.digest(), content).want(t, 201)
+	s.do(t, "PUT", lookaside("ns/app", i.digest())+"/signature-1", string(content)).want(t, 200)
+	s.upload(t, "ns/app", i.digest(), sign(t, "bob", reference, i.digest())).want(t, 403)
+	s.do(t, "PUT", extension("ns/app", i.digest()), "no JSON").want(t, 400)
+	s.do(t, "POST", lookaside("ns/app", i.digest()), strings.Repeat("x", 1<<20)).want(t, 413)
+	s.do(t, "BREW", extension("ns/app", i.digest()), "").want(t, 405)
+	s.get(t, extension("ns/app", i.digest())).want(t, 200)
+	after, _ := s.scrape(t)
+	for _, want := range []struct {
+		name   string
+		labels []string
+		count  float64
+	}{
+		{"countersign_uploads_total", []string{`outcome="admitted"`}, 1},
+		{"countersign_uploads_total", []string{`outcome="known"`}, 2},
+		{"countersign_uploads_total", []string{`outcome="refused"`}, 3},
+		{"countersign_signatures_made_total", []string{`trigger="upload"`}, 1},
+		{"countersign_signatures_made_total", []string{`trigger="push"`}, 0},
+		{"countersign_http_requests_total", []string{`route="extension"`, `method="PUT"`, `status="201"`}, 2},
+		{"countersign_http_requests_total", []string{`route="extension"`, `method="PUT"`, `status="403"`}, 1},
+		{"countersign_http_requests_total", []string{`route="extension"`, `method="other"`, `status="405"`}, 1},
+		{"countersign_http_requests_total", []string{`route="lookaside"`, `method="POST"`, `status="413"`}, 1},
+		{"countersign_http_request_duration_seconds_count", []string{`route="extension"`}, 6},
+		{"countersign_http_request_duration_seconds_count", []string{`route="lookaside"`}, 2},
+	} {
+		if got := after.sum(want.name, want.labels...) - before.sum(want.name, want.labels...); got != want.count {
+			t.Errorf("%s%q grew by %v, want %v", want.name, want.labels, got, want.count)
+		}
+	}
+	// What a client makes up must not make series.
+	for n := range 20 {
+		s.get(t, fmt.Sprintf("/made-up-%d", n)).want(t, 404)
+		s.do(t, fmt.Sprintf("VERB%d", n), "/v2/", "").within(t, 400, 404, 405, 501)
+	}
+	final, _ := s.scrape(t)
+	count := func(all samples) (n int) {
+		for series := range all {
+			if strings.HasPrefix(series, "countersign_http_requests_total") {
+				n++
+			}
+		}
+		return n
+	}
+	if got, had := count(final), count(after); got > had+3 {
+		t.Errorf("there were %d series of requests, and after made-up paths and methods there are %d", had, got)
+	}
+}
