@@ -1,0 +1,111 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/policy"
+	"github.com/countersign-dev/countersign/server/admission"
+	"github.com/countersign-dev/countersign/server/registry"
+	"github.com/countersign-dev/countersign/signature"
+	"github.com/countersign-dev/countersign/store"
+)
+
+// Errors of the server's own.
+var (
+	errHost     = errors.New("this server is not called by that name")
+	errOrigin   = errors.New("requests from other sites are refused")
+	errPath     = errors.New("the path means something else when it is decoded: send it without escapes")
+	errTooLarge = errors.New("too large")
+	errMethod   = errors.New("method not allowed")
+	errNotFound = errors.New("not found")
+	errBusy     = errors.New("the store did not answer in time")
+	errAway     = errors.New("the store has not answered for a minute")
+)
+
+// A refusal is a row of the table: what an error is on the wire. Where the message is empty,
+// the error's own goes out; a cause that is nobody's business has one here.
+type refusal struct {
+	err     error
+	status  int
+	code    string
+	message string
+}
+
+// refusals is the one table of errors; the first row that matches counts. What is in no row is
+// a 500 without its cause.
+var refusals = []refusal{
+	{err: api.ErrName, status: http.StatusBadRequest, code: api.CodeNameInvalid},
+	{err: api.ErrDigest, status: http.StatusBadRequest, code: api.CodeDigestInvalid},
+	{err: api.ErrPath, status: http.StatusBadRequest, code: api.CodeNameInvalid},
+	{err: errPath, status: http.StatusBadRequest, code: api.CodeNameInvalid},
+	{err: api.ErrBody, status: http.StatusBadRequest, code: api.CodeSignatureInvalid},
+	{err: signature.ErrMalformed, status: http.StatusBadRequest, code: api.CodeSignatureInvalid},
+	{err: admission.ErrOtherDigest, status: http.StatusBadRequest, code: api.CodeSignatureInvalid},
+	{err: errTooLarge, status: http.StatusRequestEntityTooLarge, code: api.CodeSignatureInvalid},
+	{err: signature.ErrUnknownKey, status: http.StatusForbidden, code: api.CodeDenied},
+	{err: signature.ErrUnverified, status: http.StatusForbidden, code: api.CodeDenied},
+	{err: admission.ErrClients, status: http.StatusForbidden, code: api.CodeDenied},
+	{err: policy.ErrRefused, status: http.StatusForbidden, code: api.CodeDenied},
+	{err: store.ErrWithdrawn, status: http.StatusForbidden, code: api.CodeDenied},
+	{err: registry.ErrInvalid, status: http.StatusBadRequest, code: api.CodeManifestInvalid},
+	{err: errOrigin, status: http.StatusForbidden, code: api.CodeDenied},
+	{err: errNotFound, status: http.StatusNotFound, code: api.CodeNameInvalid},
+	{err: errMethod, status: http.StatusMethodNotAllowed, code: api.CodeUnsupported},
+	{err: store.ErrIndex, status: http.StatusConflict, code: api.CodeSignatureExists},
+	{err: store.ErrFull, status: http.StatusConflict, code: api.CodeSignatureLimit},
+	{err: errHost, status: http.StatusMisdirectedRequest, code: api.CodeDenied},
+	{err: errBusy, status: http.StatusTooManyRequests, code: api.CodeTooManyRequests, message: "the store of signatures is away: try again in a moment"},
+	{err: errAway, status: http.StatusServiceUnavailable, code: api.CodeUnavailable, message: "the store of signatures is away: tell whoever runs this server"},
+	{err: store.ErrUnavailable, status: http.StatusServiceUnavailable, code: api.CodeUnavailable, message: "the store of signatures is away: try again"},
+	{err: registry.ErrUnavailable, status: http.StatusServiceUnavailable, code: api.CodeUnavailable, message: "the registry is away: try again"},
+	{err: context.Canceled, status: http.StatusServiceUnavailable, code: api.CodeUnavailable, message: "the request ended before its answer"},
+	{err: context.DeadlineExceeded, status: http.StatusServiceUnavailable, code: api.CodeUnavailable, message: "the answer took too long: try again"},
+}
+
+// unknown is the row of what has none.
+var unknown = refusal{status: http.StatusInternalServerError, code: api.CodeUnknown, message: "something went wrong here: tell whoever runs this server, the log says what"}
+
+// refusalOf returns the row of an error, its message filled in.
+func refusalOf(err error) refusal {
+	for _, r := range refusals {
+		if !errors.Is(err, r.err) {
+			continue
+		}
+		if r.message == "" {
+			r.message = err.Error()
+		}
+		return r
+	}
+	return unknown
+}
+
+// Refusal is what the registry answers a push with that one of the server's hooks refused.
+func Refusal(err error) (code, message string) {
+	r := refusalOf(err)
+	return r.code, r.message
+}
+
+// writeError is the only place that writes an error. A lookaside has no bad paths, only
+// missing files: clients end their list at 404 and fail on every other status (protocol.md 1.3).
+func writeError(w http.ResponseWriter, r *http.Request, err error) {
+	row := refusalOf(err)
+	if eventOf(r).route == routeLookaside && isRead(r) && row.status == http.StatusBadRequest {
+		row.status = http.StatusNotFound
+	}
+	eventOf(r).err = err
+	h := w.Header()
+	h.Set("Content-Type", "application/json; charset=utf-8")
+	h.Set("Cache-Control", "no-store")
+	if row.status == http.StatusTooManyRequests {
+		h.Set("Retry-After", "2")
+	}
+	w.WriteHeader(row.status)
+	if r.Method != http.MethodHead {
+		body := api.Errors{Errors: []api.Error{{Code: row.code, Message: row.message}}}
+		_ = json.NewEncoder(w).Encode(body) // the client is gone: the log line is all there is left to write
+	}
+}

@@ -1,0 +1,120 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// Routes, as logs and metrics name them.
+const (
+	routeRegistry  = "registry"
+	routeExtension = "extension"
+	routeLookaside = "lookaside"
+	routeDebug     = "debug"
+	routeNone      = "none"
+)
+
+// An event is one request: handlers fill it, and it is logged once, when the answer is out.
+// It never holds a query string, a header or a body.
+type event struct {
+	route  string
+	image  string
+	index  int
+	signer string // fingerprint of what was uploaded
+	err    error
+}
+
+type eventKey struct{}
+
+// eventOf returns the request's event; a request that came in another way has one that
+// nobody reads.
+func eventOf(r *http.Request) *event {
+	if e, ok := r.Context().Value(eventKey{}).(*event); ok {
+		return e
+	}
+	return &event{}
+}
+
+// observed gives every request its event, and writes the log line and the metrics.
+func (s *Server) observed(route string, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began := s.c.Clock()
+		e := &event{route: route}
+		sw := &statusWriter{ResponseWriter: w}
+		defer func() {
+			s.metrics.request(route, method(r), sw.code(), s.c.Clock().Sub(began))
+			s.log(r, e, sw.code(), s.c.Clock().Sub(began))
+		}()
+		next.ServeHTTP(sw, r.WithContext(context.WithValue(r.Context(), eventKey{}, e)))
+	})
+}
+
+func (s *Server) log(r *http.Request, e *event, status int, took time.Duration) {
+	level := slog.LevelInfo
+	if status >= http.StatusInternalServerError {
+		level = slog.LevelError
+	}
+	attrs := []slog.Attr{
+		slog.String("route", e.route), slog.String("method", method(r)), slog.String("path", r.URL.Path),
+		slog.Int("status", status), slog.Duration("duration", took), slog.String("remote", r.RemoteAddr),
+	}
+	if e.image != "" {
+		attrs = append(attrs, slog.String("image", e.image))
+	}
+	if e.index != 0 {
+		attrs = append(attrs, slog.Int("index", e.index))
+	}
+	if e.signer != "" {
+		attrs = append(attrs, slog.String("signer", e.signer))
+	}
+	if e.err != nil {
+		attrs = append(attrs, slog.String("error", e.err.Error()))
+	}
+	s.c.Log.LogAttrs(r.Context(), level, "request", attrs...)
+}
+
+// method bounds what a client can put into logs and metric labels.
+func method(r *http.Request) string {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return r.Method
+	}
+	return "other"
+}
+
+func isRead(r *http.Request) bool { return r.Method == http.MethodGet || r.Method == http.MethodHead }
+
+// A statusWriter remembers the status. Unwrap keeps what net/http finds behind it: flushing,
+// and copying from files.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *statusWriter) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *statusWriter) code() int {
+	if w.status == 0 {
+		return http.StatusOK
+	}
+	return w.status
+}
+
+func statusLabel(status int) string { return strconv.Itoa(status) }

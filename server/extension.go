@@ -1,0 +1,115 @@
+package server
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/signature"
+	"github.com/countersign-dev/countersign/store"
+)
+
+// serveExtension is the signature extension: /extensions/v2/<repository>/signatures/<digest>
+// of the server's own host.
+func (s *Server) serveExtension(w http.ResponseWriter, r *http.Request) {
+	image, err := api.ParseExtensionPath(s.c.Hosts[0], r.URL.Path)
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
+	eventOf(r).image = image.String()
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		s.listSignatures(w, r, image)
+	case http.MethodPut:
+		s.putEntry(w, r, image)
+	default:
+		w.Header().Set("Allow", "GET, HEAD, PUT")
+		writeError(w, r, errMethod)
+	}
+}
+
+// listSignatures answers 200 for every image, also one that nobody has heard of: a client's
+// pull ends at anything else (protocol.md 3.4).
+func (s *Server) listSignatures(w http.ResponseWriter, r *http.Request, image api.Image) {
+	set, err := s.get(r, image, 5*time.Second)
+	if errors.Is(err, store.ErrUnavailable) {
+		err = s.outage.extensionError(s.c.Clock(), err)
+	}
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
+	list := api.SignatureList{Signatures: make([]api.Signature, len(set.Signatures))}
+	for i, sig := range set.Signatures {
+		list.Signatures[i] = api.Signature{SchemaVersion: api.SchemaVersion, Name: sig.Name, Type: api.TypeAtomic, Content: sig.Content}
+	}
+	body, err := json.Marshal(list)
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json; charset=utf-8")
+	h.Set("Cache-Control", "no-store")
+	writeBody(w, r, body)
+}
+
+// putEntry answers exactly 201, also for a signature that is there already: clients take
+// every other status for a failure (protocol.md 3.5).
+func (s *Server) putEntry(w http.ResponseWriter, r *http.Request, image api.Image) {
+	body, err := readBody(w, r, api.MaxBody)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	entry, err := api.DecodeSignature(image, body)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	up, err := s.upload(r, image, signature.Untrusted(entry.Content), 0)
+	outcome := up.outcome()
+	if s.c.DropForeign && foreign(err) {
+		outcome = "dropped"
+		eventOf(r).err = err
+		err = s.drop(r, image, err)
+	}
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	s.metrics.uploads.WithLabelValues(outcome).Inc()
+	w.Header().Set("Location", api.ExtensionPath(image))
+	w.WriteHeader(http.StatusCreated)
+}
+
+// readBody reads at most limit bytes, more is errTooLarge, and for half a minute: whoever sends
+// so little slower than that holds the connection, not the signature.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	slow := time.AfterFunc(30*time.Second, func() {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
+	})
+	defer slow.Stop()
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return nil, fmt.Errorf("%w: the body is limited to %d bytes", errTooLarge, limit)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: the body ended early", api.ErrBody)
+	}
+	return body, nil
+}
+
+// writeBody writes a 200 with its length; a HEAD has only that.
+func writeBody(w http.ResponseWriter, r *http.Request, body []byte) {
+	w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+	w.WriteHeader(http.StatusOK)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(body)
+	}
+}

@@ -1,0 +1,111 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/signature"
+)
+
+// serveSigstore is the lookaside of the server's own host.
+func (s *Server) serveSigstore(w http.ResponseWriter, r *http.Request) {
+	s.lookaside(w, r, s.c.Hosts[0], api.SigstorePrefix, strings.TrimPrefix(r.URL.Path, api.SigstorePrefix))
+}
+
+// serveLookaside is the lookaside of any host, named by the first segment.
+func (s *Server) serveLookaside(w http.ResponseWriter, r *http.Request) {
+	host, rest, err := api.ParseHostPath(strings.TrimPrefix(r.URL.Path, api.LookasidePrefix))
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
+	s.lookaside(w, r, s.c.Door.Host(host), api.LookasidePrefix+host+"/", rest)
+}
+
+// lookaside serves <repository>@sha256=<hex>/signature-<n> below a base, and takes uploads
+// there: PUT to an index, POST behind the last.
+func (s *Server) lookaside(w http.ResponseWriter, r *http.Request, host, base, path string) {
+	image, index, err := api.ParseLookasidePath(host, path)
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
+	e := eventOf(r)
+	e.image, e.index = image.String(), index
+	switch {
+	case isRead(r) && index > 0:
+		s.getSignature(w, r, image, index)
+	case isRead(r):
+		writeError(w, r, fmt.Errorf("%w: there are no listings", errNotFound))
+	case r.Method == http.MethodPut && index > 0, r.Method == http.MethodPost && index == 0:
+		s.putSignature(w, r, base, image, index)
+	default:
+		w.Header().Set("Allow", map[bool]string{true: "GET, HEAD, PUT", false: "POST"}[index > 0])
+		writeError(w, r, errMethod)
+	}
+}
+
+// getSignature answers 200 or 404: clients end their list at 404 and fail on everything else
+// (protocol.md 1.3). A miss is never kept by a cache, it would hide the next upload; a hit is
+// asked for again, its index may have another signature by then.
+func (s *Server) getSignature(w http.ResponseWriter, r *http.Request, image api.Image, index int) {
+	set, err := s.get(r, image, 10*time.Second)
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
+	if index > len(set.Signatures) {
+		writeError(w, r, fmt.Errorf("%w: %s has %d signatures", errNotFound, image, len(set.Signatures)))
+		return
+	}
+	sig := set.Signatures[index-1]
+	etag := `"` + sig.Name[strings.IndexByte(sig.Name, '@')+1:] + `"`
+	h := w.Header()
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-cache")
+	h.Set("ETag", etag)
+	if matches(r.Header.Get("If-None-Match"), etag) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	writeBody(w, r, sig.Content)
+}
+
+// matches compares a list of entity tags with ours (RFC 9110, 13.1.2: weakly).
+func matches(list, etag string) bool {
+	for t := range strings.SplitSeq(list, ",") {
+		if t = strings.TrimSpace(t); t == "*" || strings.TrimPrefix(t, "W/") == etag {
+			return true
+		}
+	}
+	return false
+}
+
+// putSignature takes one signature; index 0 appends. A new one is 201 and Location, one that
+// is there already 200 and Content-Location.
+func (s *Server) putSignature(w http.ResponseWriter, r *http.Request, base string, image api.Image, index int) {
+	body, err := readBody(w, r, signature.MaxSize)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	up, err := s.upload(r, image, signature.Untrusted(body), index)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	s.metrics.uploads.WithLabelValues(up.outcome()).Inc()
+	where := base + api.LookasidePath(image) + "/" + api.SignatureName(up.index)
+	if up.was {
+		w.Header().Set("Content-Location", where)
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	eventOf(r).index = up.index
+	w.Header().Set("Location", where)
+	w.WriteHeader(http.StatusCreated)
+}

@@ -1,0 +1,111 @@
+// Package server is HTTP: the routes of the registry, the signature extension and the
+// lookaside, one table of errors, one log line a request. What decides is elsewhere: the door
+// in server/admission, what the server signs in server/signing.
+package server
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/server/admission"
+	"github.com/countersign-dev/countersign/server/registry"
+	"github.com/countersign-dev/countersign/server/signing"
+	"github.com/countersign-dev/countersign/store"
+)
+
+// A Config is what a Server stands on. All fields are required but where it says otherwise.
+type Config struct {
+	Hosts    []string // what nodes call this registry, host[:port]; the first is the one images are kept under
+	Registry registry.Registry
+	Store    store.Store
+	Door     *admission.Door
+	Signing  *signing.Signing
+	// DropForeign answers 201 to a signature that clients copied along and that is not admitted,
+	// and records it instead of storing it; by default it is refused (design.md 3, Admission).
+	DropForeign bool
+	Advertise   bool // X-Registry-Supports-Signatures on /v2/; false: clients use the lookaside they are configured with
+	Profiling   bool // /debug/pprof on the debug listener
+	Log         *slog.Logger
+	Metrics     *prometheus.Registry
+	Clock       func() time.Time
+}
+
+// A Server answers the main listener and the debug listener.
+type Server struct {
+	c       Config
+	names   map[string]bool // host names without ports, for the Host check
+	metrics *metrics
+	outage  outage
+	leaving atomic.Bool
+}
+
+// New returns a server. Nothing runs yet and nothing is open: it has handlers.
+func New(c Config) (*Server, error) {
+	if len(c.Hosts) == 0 {
+		return nil, errors.New("hosts is empty: name what nodes call this registry")
+	}
+	m, err := newMetrics(c.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{c: c, names: map[string]bool{}, metrics: m}
+	for _, h := range c.Hosts {
+		s.names[hostname(h)] = true
+	}
+	return s, nil
+}
+
+// Drain makes /readyz say no: the listener is about to close.
+func (s *Server) Drain() { s.leaving.Store(true) }
+
+// Handler answers the main listener.
+func (s *Server) Handler() http.Handler {
+	r := chi.NewRouter()
+	s.mount(r, routeRegistry, s.plain(s.serveRegistry()), api.RegistryPrefix+"*", "/v2")
+	s.mount(r, routeExtension, s.plain(http.HandlerFunc(s.serveExtension)), api.ExtensionPrefix+"*")
+	s.mount(r, routeLookaside, s.plain(http.HandlerFunc(s.serveSigstore)), api.SigstorePrefix+"*")
+	s.mount(r, routeLookaside, s.plain(http.HandlerFunc(s.serveLookaside)), api.LookasidePrefix+"*")
+	none := s.observed(routeNone, s.guarded(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		writeError(w, r, errNotFound)
+	})))
+	r.NotFound(none.ServeHTTP)
+	r.MethodNotAllowed(none.ServeHTTP)
+	return r
+}
+
+func (s *Server) mount(r chi.Router, route string, h http.Handler, patterns ...string) {
+	h = s.observed(route, s.guarded(h))
+	for _, p := range patterns {
+		r.Handle(p, h)
+	}
+}
+
+// plain refuses a path that means one thing as it was sent and another when it is decoded:
+// what stands behind this server may read it the other way.
+func (s *Server) plain(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !api.Plain(r.URL.Path, r.URL.EscapedPath()) {
+			writeError(w, r, errPath)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// serveRegistry passes /v2/ on, and advertises the signature extension where clients look for
+// it: on whatever answers the ping, 200 or 401 (protocol.md 3.1).
+func (s *Server) serveRegistry() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.c.Advertise && (r.URL.Path == "/v2" || r.URL.Path == api.RegistryPrefix) {
+			w.Header().Set("X-Registry-Supports-Signatures", "1")
+		}
+		s.c.Registry.ServeHTTP(w, r)
+	})
+}

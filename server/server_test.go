@@ -1,0 +1,208 @@
+package server_test
+
+import (
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/policy"
+	"github.com/countersign-dev/countersign/server"
+	"github.com/countersign-dev/countersign/server/admission"
+	"github.com/countersign-dev/countersign/server/registry"
+	"github.com/countersign-dev/countersign/server/signing"
+	"github.com/countersign-dev/countersign/signature"
+	"github.com/countersign-dev/countersign/store"
+	"github.com/countersign-dev/countersign/store/disk"
+)
+
+const host = "registry.example.com"
+
+const digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+// newServer returns a server that signs nothing and trusts nobody, and its store.
+func newServer(t *testing.T) (*server.Server, *disk.Store) {
+	t.Helper()
+	s, err := disk.Open(t.TempDir(), disk.Options{Limits: store.DefaultLimits(), Clock: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() }) // some tests close it first
+	r, err := registry.NewEmbedded(t.Context(), registry.EmbeddedConfig{Directory: t.TempDir(), Refusal: server.Refusal})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	nobody := policy.Trust([]string{host}, signature.Join())
+	door := admission.New(admission.Config{
+		Hosts: []string{host}, Policy: func() *policy.Policy { return nobody }, Clients: signature.AllClients, Clock: time.Now,
+	})
+	metrics := prometheus.NewRegistry()
+	rules, err := signing.New(signing.Config{
+		Hosts: []string{host}, Registry: r, Store: s, Door: door, Clock: time.Now, Log: slog.New(slog.DiscardHandler), Metrics: metrics,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := server.New(server.Config{
+		Hosts: []string{host}, Registry: r, Store: s, Door: door, Signing: rules, Advertise: true,
+		Log: slog.New(slog.DiscardHandler), Metrics: metrics, Clock: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return srv, s
+}
+
+func ask(h http.Handler, method, path string, headers ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, "http://"+host+path, nil)
+	for _, header := range headers {
+		name, value, _ := strings.Cut(header, ": ")
+		if name == "Host" {
+			r.Host = value
+			continue
+		}
+		r.Header.Set(name, value)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// While the store is away the extension says what clients retry, until that does not help; the
+// lookaside never does (design.md 4; protocol.md 1.3, 3.4).
+func TestOutage(t *testing.T) {
+	t.Parallel()
+	srv, s := newServer(t)
+	extension, lookaside := api.ExtensionPrefix+"ns/app/signatures/"+digest, "/sigstore/ns/app@"+strings.Replace(digest, ":", "=", 1)+"/signature-1"
+	if got := ask(srv.Handler(), "GET", extension).Code; got != 200 {
+		t.Fatalf("before the outage: %d", got)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		for _, step := range []struct {
+			path   string
+			status int
+			took   time.Duration
+			idle   time.Duration // before
+		}{
+			{extension, 429, 5 * time.Second, 0},
+			{lookaside, 503, 10 * time.Second, 0},
+			{extension, 429, 5 * time.Second, 0},
+			{extension, 503, 5 * time.Second, time.Minute},
+		} {
+			<-time.After(step.idle)
+			began := time.Now()
+			w := ask(srv.Handler(), "GET", step.path)
+			if took := time.Since(began); w.Code != step.status || took != step.took {
+				t.Errorf("GET %s: %d after %v, want %d after %v", step.path, w.Code, took, step.status, step.took)
+			}
+			if retry := w.Header().Get("Retry-After"); (retry == "2") != (step.status == 429) {
+				t.Errorf("GET %s: %d with Retry-After %q", step.path, w.Code, retry)
+			}
+			if strings.Contains(w.Body.String(), "closed") || strings.Contains(w.Body.String(), "bolt") {
+				t.Errorf("the cause goes out: %s", w.Body)
+			}
+		}
+	})
+	if w := ask(srv.DebugHandler(), "GET", "/readyz"); w.Code != 503 || !strings.Contains(w.Body.String(), "away") {
+		t.Errorf("/readyz: %d %s, want 503 and a line on the store", w.Code, w.Body)
+	}
+	if w := ask(srv.DebugHandler(), "GET", "/healthz"); w.Code != 200 {
+		t.Errorf("/healthz: %d, want 200: the process is alive", w.Code)
+	}
+}
+
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	srv, _ := newServer(t)
+	if w := ask(srv.DebugHandler(), "GET", "/readyz"); w.Code != 200 {
+		t.Errorf("/readyz: %d %s, want 200", w.Code, w.Body)
+	}
+	srv.Drain()
+	if w := ask(srv.DebugHandler(), "GET", "/readyz"); w.Code != 503 {
+		t.Errorf("/readyz while it shuts down: %d %s, want 503", w.Code, w.Body)
+	}
+	if w := ask(srv.Handler(), "GET", "/v2/"); w.Code != 200 {
+		t.Errorf("a request while it shuts down: %d, want 200", w.Code)
+	}
+}
+
+// A page can make a browser send a request, and cannot choose these (design.md 4).
+func TestGuard(t *testing.T) {
+	t.Parallel()
+	srv, _ := newServer(t)
+	for _, test := range []struct {
+		method, header string
+		status         int
+	}{
+		{"GET", "Host: " + host, 200},
+		{"GET", "Host: REGISTRY.example.com:443", 200},
+		{"GET", "Host: localhost", 200},
+		{"GET", "Host: 127.0.0.1:5000", 200},
+		{"GET", "Host: [::1]:5000", 200},
+		{"GET", "Host: evil.example.com", 421},
+		{"GET", "Host: registry.example.com.evil.example.com", 421},
+		{"GET", "Host: localhost.evil.example.com", 421},
+		{"GET", "Host: 127.0.0.1.evil.example.com", 421},
+		{"GET", "Host: evil.example.com:5000", 421},
+		{"PUT", "Origin: http://evil.example.com", 403},
+		{"PUT", "Origin: null", 403},
+		{"PUT", "Sec-Fetch-Site: cross-site", 403},
+		{"PUT", "Sec-Fetch-Site: same-site", 403},
+		{"GET", "Sec-Fetch-Site: cross-site", 200},
+	} {
+		for name, h := range map[string]http.Handler{"/v2/": srv.Handler(), "/healthz": srv.DebugHandler()} {
+			path := name
+			if test.method == "PUT" && name == "/v2/" {
+				path = "/v2/ns/app/manifests/v1"
+			}
+			if w := ask(h, test.method, path, test.header); w.Code != test.status {
+				t.Errorf("%s %s with %q: %d, want %d: %s", test.method, path, test.header, w.Code, test.status, w.Body)
+			}
+		}
+	}
+}
+
+// A body that trickles in is given up; whoever sends it gets no more than half a minute.
+func TestSlowBody(t *testing.T) {
+	t.Parallel()
+	srv, _ := newServer(t)
+	synctest.Test(t, func(t *testing.T) {
+		w := &deadlines{ResponseRecorder: httptest.NewRecorder(), passed: make(chan struct{})}
+		r := httptest.NewRequest("PUT", "http://"+host+api.ExtensionPrefix+"ns/app/signatures/"+digest, trickle{w.passed})
+		began := time.Now()
+		srv.Handler().ServeHTTP(w, r)
+		if took := time.Since(began); took != 30*time.Second || w.Code != 400 {
+			t.Errorf("%d after %v, want 400 after 30s: %s", w.Code, took, w.Body)
+		}
+	})
+}
+
+// A deadlines is a connection of which only the read deadline matters.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	passed chan struct{}
+}
+
+func (d *deadlines) SetReadDeadline(time.Time) error {
+	close(d.passed)
+	return nil
+}
+
+// A trickle is a body that never ends by itself.
+type trickle struct{ passed chan struct{} }
+
+func (b trickle) Read([]byte) (int, error) {
+	<-b.passed
+	return 0, io.ErrUnexpectedEOF
+}

@@ -1,0 +1,155 @@
+package server
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/policy"
+	"github.com/countersign-dev/countersign/server/admission"
+	"github.com/countersign-dev/countersign/signature"
+	"github.com/countersign-dev/countersign/store"
+)
+
+// An uploaded is what became of an admitted signature.
+type uploaded struct {
+	index int  // from 1
+	was   bool // it was there already
+}
+
+func (u uploaded) outcome() string {
+	if u.was {
+		return "known"
+	}
+	return "admitted"
+}
+
+// upload takes one signature through the door, adds what the signing rules say, and stores
+// both as one change. at is the index it must get, 0 for the next.
+func (s *Server) upload(r *http.Request, image api.Image, content signature.Untrusted, at int) (uploaded, error) {
+	ctx := r.Context()
+	admitted, err := s.c.Door.Admit(admission.Upload{Image: image, Content: content, Caller: caller(r), Origin: "upload"})
+	if err != nil {
+		return uploaded{}, err
+	}
+	eventOf(r).signer = admitted.Signature.Fingerprint
+	before, err := s.c.Store.Get(ctx, image)
+	if err != nil {
+		return uploaded{}, err
+	}
+	change := admitted.Change(at)
+	if err := s.c.Signing.Countersign(ctx, &change, before); err != nil {
+		return uploaded{}, err
+	}
+	was := indexOf(before, admitted.Signature.Identity)
+	after, err := s.c.Store.Do(ctx, change)
+	if errors.Is(err, store.ErrIndex) && was > 0 {
+		// The same signature at another index: curl's retry, or a second copy of it. Nothing to add.
+		return uploaded{index: was, was: true}, nil
+	}
+	if err != nil {
+		return uploaded{}, err
+	}
+	if err := s.c.Signing.Uploaded(ctx, change, after); err != nil {
+		return uploaded{}, err
+	}
+	return uploaded{index: indexOf(after, admitted.Signature.Identity), was: was > 0}, nil
+}
+
+// foreign reports whether a signature was refused only for who made it or what it names, like
+// those that clients copy along with an image from elsewhere.
+func foreign(err error) bool {
+	return errors.Is(err, signature.ErrUnknownKey) || errors.Is(err, policy.ErrRefused)
+}
+
+// drop records that a signature was answered as if it were taken, and why it was not.
+func (s *Server) drop(r *http.Request, image api.Image, reason error) error {
+	from := caller(r)
+	_, err := s.c.Store.Do(r.Context(), store.Change{Image: image, Record: store.Record{
+		Time: s.c.Clock(), Action: store.Dropped, Subject: from.Subject, Address: from.Address, Image: image, Reason: reason.Error(),
+	}})
+	return err
+}
+
+// indexOf returns the index of a signature, 0 where it is not.
+func indexOf(set store.Set, identity string) int {
+	return 1 + slices.IndexFunc(set.Signatures, func(s store.Signature) bool { return s.Identity == identity })
+}
+
+// refuse answers an upload that came to nothing.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	outcome := "refused"
+	if refusalOf(err).status >= http.StatusInternalServerError {
+		outcome = "failed"
+	}
+	s.metrics.uploads.WithLabelValues(outcome).Inc()
+	writeError(w, r, err)
+}
+
+// caller is who asks. Without access configured everybody is anonymous; an address is the
+// connection's, never a header's.
+func caller(r *http.Request) admission.Caller {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	return admission.Caller{Subject: "anonymous", Address: host}
+}
+
+// get reads what an image has, and tries for so long while the store is away: clients retry
+// little or not at all.
+func (s *Server) get(r *http.Request, image api.Image, patience time.Duration) (store.Set, error) {
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		set, err := s.c.Store.Get(r.Context(), image)
+		if !errors.Is(err, store.ErrUnavailable) {
+			s.outage.over()
+			return set, err
+		}
+		s.outage.began(s.c.Clock())
+		again := time.NewTimer(wait)
+		select {
+		case <-again.C:
+		case <-deadline.C:
+			return store.Set{}, err
+		case <-r.Context().Done():
+			return store.Set{}, r.Context().Err()
+		}
+	}
+}
+
+// An outage knows since when the store has been away.
+type outage struct {
+	mu    sync.Mutex
+	since time.Time // zero: it is there
+}
+
+func (o *outage) began(now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.since.IsZero() {
+		o.since = now
+	}
+}
+
+func (o *outage) over() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.since = time.Time{}
+}
+
+// extensionError is what the extension says of an outage: clients retry 429 five times and
+// 503 never (protocol.md 3.4), so it is 429 until a minute shows that retrying does not help.
+func (o *outage) extensionError(now time.Time, err error) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if now.Sub(o.since) < time.Minute {
+		return errors.Join(errBusy, err)
+	}
+	return errors.Join(errAway, err)
+}
