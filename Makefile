@@ -1,0 +1,45 @@
+.PHONY: run build test soak fuzz bench lint
+
+# What "make run" hands to the server: make run ARGS="-listen 127.0.0.1:5001"
+ARGS =
+FUZZTIME = 60s
+GO_TEST = go test -race -timeout 40m
+
+build:
+	CGO_ENABLED=0 go build -trimpath -o countersign ./cmd/countersign
+
+run: build
+	@exec ./countersign serve $(ARGS)
+
+# timed NAME COMMAND: runs a part and says how long it took.
+define timed
+	@began=$$(date +%s); printf '== %s\n' '$(1)'; $(2) && printf '== %s: %s s\n' '$(1)' $$(($$(date +%s) - began))
+endef
+
+test:
+	$(call timed,what the tests need,e2e/install)
+	$(call timed,lint,$(MAKE) --no-print-directory lint)
+	$(call timed,packages,$(GO_TEST) $$(go list ./... | grep -v /e2e))
+	$(call timed,end to end,$(GO_TEST) ./e2e/...)
+
+# The counts that the tests run a tenth of, in full.
+soak: export COUNTERSIGN_SOAK = 1
+soak:
+	e2e/install
+	$(GO_TEST) -timeout 4h -count 1 ./...
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
+	@go vet ./...
+
+# Every fuzz test for FUZZTIME, one after the other.
+fuzz:
+	@for package in $$(go list ./...); do \
+		for test in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "== $$package $$test"; \
+			go test -run '^$$' -fuzz "^$$test\$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+		done; \
+	done
+
+bench:
+	go test -run '^$$' -bench . -benchmem ./...

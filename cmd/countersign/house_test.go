@@ -1,0 +1,108 @@
+package main
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/countersign-dev/countersign"
+
+// mayKnow says which of our packages each of them may import. A new package has no row, and so
+// fails until somebody has decided.
+var mayKnow = map[string][]string{
+	"api":              {},
+	"signature":        {},
+	"policy":           {"signature", "api"},
+	"store":            {"api"},
+	"store/disk":       {"store", "api"},
+	"store/storetest":  {"store", "api"},
+	"server/admission": {"policy", "signature", "store", "api"},
+	"server/registry":  {"api"},
+	"server/signing":   {"server/admission", "server/registry", "signature", "store", "api"},
+	"server":           {"server/admission", "server/registry", "server/signing", "policy", "signature", "store", "api"},
+	"cmd/countersign":  {"server", "server/admission", "server/registry", "server/signing", "policy", "signature", "store", "store/disk", "api"},
+	"e2e":              {}, // it knows the binary only
+}
+
+// onlyIn says which packages may import a library that is not everybody's.
+var onlyIn = map[string][]string{
+	"github.com/ProtonMail/go-crypto":         {"signature"},
+	"github.com/distribution/distribution/v3": {"api", "server/registry", "server/access"},
+	"github.com/go-chi/chi":                   {"server"},
+	"github.com/golang-migrate/migrate":       {"store/postgres"},
+	"github.com/jackc/pgx":                    {"store/postgres"},
+	"github.com/prometheus/client_golang":     {"server", "server/signing", "cmd/countersign"},
+	"github.com/sirupsen/logrus":              {"server/registry"},
+	"go.etcd.io/bbolt":                        {"store/disk"},
+	"go.yaml.in/yaml":                         {"cmd/countersign"},
+	"github.com/google/go-cmp":                {}, // tests only
+	"pgregory.net/rapid":                      {},
+	"log":                                     {}, // log/slog it is
+	"testing":                                 {"store/storetest"},
+}
+
+// Who may know whom (doc/design.md, The house).
+func TestImports(t *testing.T) {
+	t.Parallel()
+	root := filepath.Join("..", "..")
+	checked := map[string]bool{}
+	err := filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && d.Name() != ".." && strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" {
+			return filepath.SkipDir
+		}
+		if !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go") {
+			return nil
+		}
+		from, err := filepath.Rel(root, filepath.Dir(file))
+		if err != nil {
+			return err
+		}
+		checked[from] = true
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range parsed.Imports {
+			imported, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			checkImport(t, from, imported)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range mayKnow {
+		if !checked[name] {
+			t.Errorf("there is a row for %s and no such package", name)
+		}
+	}
+}
+
+func checkImport(t *testing.T, from, imported string) {
+	t.Helper()
+	allowed, known := mayKnow[from]
+	if !known {
+		t.Fatalf("package %s has no row in mayKnow: who may it know?", from)
+	}
+	if ours, ok := strings.CutPrefix(imported, module+"/"); ok && !slices.Contains(allowed, ours) {
+		t.Errorf("%s imports %s; it may know only %v", from, ours, allowed)
+	}
+	for library, users := range onlyIn {
+		if (imported == library || strings.HasPrefix(imported, library+"/")) && path.Base(imported) != "slog" && !slices.Contains(users, from) {
+			t.Errorf("%s imports %s, which belongs in %v", from, imported, users)
+		}
+	}
+}

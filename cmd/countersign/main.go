@@ -1,0 +1,99 @@
+// Countersign is the signature server for container images: see README.md, or run
+// "countersign help".
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+)
+
+// Exit codes of every command; a command with more of them says so in its help.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// A terminal is where a command reads its environment and writes.
+type terminal struct {
+	stdout, stderr *os.File
+	lookup         func(name string) (value string, ok bool)
+}
+
+// A command is one subcommand: what it is for, in a line, and what it does with its arguments.
+type command struct {
+	name, summary string
+	run           func(ctx context.Context, t terminal, args []string) error
+}
+
+func commands() []command {
+	return []command{
+		{"serve", "run the server", serve},
+		{"keys", "adopt the server's own key", keys},
+		{"version", "say which version this is", version},
+	}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second signal ends the process at once
+	os.Exit(run(ctx, terminal{os.Stdout, os.Stderr, os.LookupEnv}, os.Args[1:]))
+}
+
+func run(ctx context.Context, t terminal, args []string) int {
+	if len(args) == 0 {
+		help(t.stderr)
+		return exitUsage
+	}
+	name := strings.TrimLeft(args[0], "-")
+	if name == "help" || name == "h" {
+		help(t.stdout)
+		return 0
+	}
+	for _, c := range commands() {
+		if c.name == name {
+			return report(t, c.name, c.run(ctx, t, args[1:]))
+		}
+	}
+	fmt.Fprintf(t.stderr, "countersign: there is no command %q\nhint: countersign help\n", args[0])
+	return exitUsage
+}
+
+// A usageError is a mistake in the command line.
+type usageError struct{ error }
+
+func report(t terminal, name string, err error) int {
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.As(err, new(usageError)):
+		fmt.Fprintf(t.stderr, "countersign %s: %v\nhint: countersign %s -h\n", name, err, name)
+		return exitUsage
+	}
+	fmt.Fprintf(t.stderr, "countersign %s: %v\n", name, err)
+	return exitFailed
+}
+
+func help(w io.Writer) {
+	fmt.Fprint(w, "Countersign keeps, checks and makes the signatures of container images.\n\nusage: countersign COMMAND [flags]\n\n")
+	for _, c := range commands() {
+		fmt.Fprintf(w, "  %-10s%s\n", c.name, c.summary)
+	}
+	fmt.Fprint(w, "\ncountersign COMMAND -h tells more. Every flag has a twin in the environment:\n-listen is COUNTERSIGN_LISTEN. A flag wins over the environment, that over the file of -config.\n")
+}
+
+func version(_ context.Context, t terminal, _ []string) error {
+	v := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		v = info.Main.Version
+	}
+	_, err := fmt.Fprintln(t.stdout, "countersign", v)
+	return err
+}

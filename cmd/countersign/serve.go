@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/server"
+	"github.com/countersign-dev/countersign/server/admission"
+	"github.com/countersign-dev/countersign/server/registry"
+	"github.com/countersign-dev/countersign/server/signing"
+	"github.com/countersign-dev/countersign/signature"
+	"github.com/countersign-dev/countersign/store/disk"
+)
+
+// drain is how long requests may take to end after SIGTERM: a push of a large layer is cut then.
+const drain = 30 * time.Second
+
+// serve listens before it makes anything, so that an address in use costs nothing.
+func serve(ctx context.Context, t terminal, args []string) error {
+	s, err := readSettings(t, args)
+	if err != nil {
+		return err
+	}
+	main, err := net.Listen("tcp", s.Listen)
+	if err != nil {
+		return fmt.Errorf("%w\nhint: -listen takes another address", err)
+	}
+	defer main.Close()
+	debug, err := net.Listen("tcp", s.DebugListen)
+	if err != nil {
+		return fmt.Errorf("%w\nhint: -debug-listen takes another address", err)
+	}
+	defer debug.Close()
+	if len(s.Hosts) == 0 {
+		s.Hosts = []string{listensAs(s.Listen, main.Addr())}
+	}
+	h, err := open(ctx, s, logger(t.stderr))
+	if err != nil {
+		return err
+	}
+	defer h.close()
+	h.log.Info("listening", "address", main.Addr().String(), "debug", debug.Addr().String(), "hosts", s.Hosts)
+	if isTerminal(t.stdout) {
+		h.welcome(t.stdout, s)
+	}
+	return h.run(ctx, main, debug)
+}
+
+// listensAs is the address as a person wrote it, with the port that it has in fact.
+func listensAs(setting string, addr net.Addr) string {
+	host, _, err := net.SplitHostPort(setting)
+	_, port, err2 := net.SplitHostPort(addr.String())
+	if err != nil || err2 != nil || host == "" {
+		return addr.String()
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// logger writes text for people and JSON for machines.
+func logger(stderr *os.File) *slog.Logger {
+	if isTerminal(stderr) {
+		return slog.New(slog.NewTextHandler(stderr, nil))
+	}
+	return slog.New(slog.NewJSONHandler(stderr, nil))
+}
+
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// A house is everything that a server stands on, opened.
+type house struct {
+	log      *slog.Logger
+	store    *disk.Store
+	registry *registry.Embedded
+	server   *server.Server
+	signer   *signature.FileSigner // nil: nothing is signed
+	made     bool                  // the key was made just now
+}
+
+// open opens the parts from the ground up. What it opened before an error is closed again.
+func open(ctx context.Context, s settings, log *slog.Logger) (_ *house, err error) {
+	h := &house{log: log}
+	defer func() {
+		if err != nil {
+			h.close()
+		}
+	}()
+	if err := os.MkdirAll(s.Data, 0o755); err != nil {
+		return nil, err
+	}
+	h.store, err = disk.Open(s.Store.Directory, disk.Options{Limits: s.Limits, Clock: time.Now, Damaged: func(image api.Image, name string, err error) {
+		log.Error("a stored signature does not read and is left out", "image", image.String(), "name", name, "error", err)
+	}})
+	if err != nil {
+		return nil, err
+	}
+	h.signer, h.made, err = keyIn(s.Data).open(ctx, h.store, time.Now)
+	if err != nil {
+		return nil, err
+	}
+	if h.signer == nil {
+		log.Warn("nothing is signed: there are signatures, and the key in keys/server.key is gone; bring it back from a backup", "data", s.Data)
+	}
+	return h, h.assemble(ctx, s)
+}
+
+func (h *house) assemble(ctx context.Context, s settings) error {
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	door, err := h.door(s)
+	if err != nil {
+		return err
+	}
+	c := signing.Config{
+		Hosts: s.Hosts, On: s.SignOn, Store: h.store, Door: door, Limits: s.Limits,
+		Clock: time.Now, Log: h.log, Metrics: metrics,
+	}
+	if h.signer != nil {
+		c.Signer = h.signer
+	}
+	// The registry tells the signing of pushes, and the signing asks the registry what a tag is.
+	var rules *signing.Signing
+	h.registry, err = registry.NewEmbedded(ctx, registry.EmbeddedConfig{
+		Directory: s.Registry.Embedded,
+		Pushed:    func(ctx context.Context, p registry.Push) error { return rules.Pushed(ctx, p) },
+		Tagged:    func(ctx context.Context, p registry.Push) error { return rules.Tagged(ctx, p) },
+		Refusal:   server.Refusal,
+		Log:       h.log,
+	})
+	if err != nil {
+		return err
+	}
+	c.Registry = h.registry
+	if rules, err = signing.New(c); err != nil {
+		return err
+	}
+	h.server, err = server.New(server.Config{
+		Hosts: s.Hosts, Registry: h.registry, Store: h.store, Door: door, Signing: rules,
+		DropForeign: s.Admission.Foreign == "drop", Advertise: s.Advertise, Profiling: s.Profiling,
+		Log: h.log, Metrics: metrics, Clock: time.Now,
+	})
+	return err
+}
+
+func (h *house) door(s settings) (*admission.Door, error) {
+	if err := os.MkdirAll(s.Admission.Trusted, 0o755); err != nil {
+		return nil, err
+	}
+	trusted, err := admission.OpenTrusted(s.Admission.Trusted, s.Hosts, h.log)
+	if err != nil {
+		return nil, err
+	}
+	return admission.New(admission.Config{
+		Hosts: s.Hosts, Policy: trusted.Policy, Clients: s.Admission.Clients, Clock: time.Now,
+		Remedy: fmt.Sprintf("to trust a key, put its public part into %s; to copy an image without the signatures it has, use --remove-signatures", s.Admission.Trusted),
+	}), nil
+}
+
+// run serves until ctx ends, then lets requests end.
+func (h *house) run(ctx context.Context, main, debug net.Listener) error {
+	servers := map[net.Listener]*http.Server{main: h.http(h.server.Handler()), debug: h.http(h.server.DebugHandler())}
+	group, failed := errgroup.WithContext(ctx)
+	for listener, s := range servers {
+		group.Go(func() error {
+			if err := s.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	group.Go(func() error {
+		<-failed.Done()
+		h.log.Info("shutting down", "patience", drain.String())
+		h.server.Drain()
+		within, cancel := context.WithTimeout(context.Background(), drain)
+		defer cancel()
+		for _, listener := range []net.Listener{main, debug} { // health is answered to the last
+			if err := servers[listener].Shutdown(within); err != nil {
+				h.log.Warn("requests were cut", "address", listener.Addr().String(), "error", err)
+				_ = servers[listener].Close() // Shutdown's error is the one that tells
+			}
+		}
+		return nil
+	})
+	return group.Wait()
+}
+
+// http bounds headers and idleness; bodies are bounded where they are read, since a layer may
+// take its time.
+func (h *house) http(handler http.Handler) *http.Server {
+	return &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelWarn),
+	}
+}
+
+func (h *house) close() {
+	var errs []error
+	if h.registry != nil {
+		errs = append(errs, h.registry.Close())
+	}
+	if h.store != nil {
+		errs = append(errs, h.store.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		h.log.Error("closing", "error", err)
+	}
+}

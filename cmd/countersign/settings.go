@@ -1,0 +1,202 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/distribution/reference"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/countersign-dev/countersign/server/signing"
+	"github.com/countersign-dev/countersign/signature"
+	"github.com/countersign-dev/countersign/store"
+)
+
+// A settings is what a server runs with: defaults, then the file, the environment and the flags,
+// each over the one before. Of two kinds of one thing there is never a silent choice.
+type settings struct {
+	Data        string       `yaml:"data"`        // directory of all that is not placed elsewhere
+	Listen      string       `yaml:"listen"`      // host:port of the registry and the signatures
+	DebugListen string       `yaml:"debugListen"` // host:port of metrics and health
+	Hosts       []string     `yaml:"hosts"`       // what nodes call this registry; empty: as it listens
+	Advertise   bool         `yaml:"advertise"`   // the signature extension, to clients
+	Registry    registryAt   `yaml:"registry"`
+	Store       storeAt      `yaml:"store"`
+	Admission   admissionBy  `yaml:"admission"`
+	Limits      store.Limits `yaml:"limits"` // of one image
+
+	SignOn    []signing.Trigger `yaml:"-"`
+	Profiling bool              `yaml:"-"`
+}
+
+type registryAt struct {
+	Embedded string `yaml:"embedded"` // directory; empty: below Data
+}
+
+type storeAt struct {
+	Directory string `yaml:"directory"` // empty: below Data
+}
+
+type admissionBy struct {
+	Trusted string            `yaml:"trusted"` // directory; empty: below Data
+	Clients signature.Clients `yaml:"clients"` // who must be able to read what is admitted
+	Foreign string            `yaml:"foreign"` // refuse or drop
+}
+
+func defaults() settings {
+	return settings{
+		Data: "countersign-data", Listen: "127.0.0.1:5000", DebugListen: "127.0.0.1:5080",
+		Advertise: true, Limits: store.DefaultLimits(),
+		Admission: admissionBy{Clients: signature.AllClients, Foreign: "refuse"},
+		SignOn:    []signing.Trigger{signing.OnPush, signing.OnUpload},
+	}
+}
+
+const serveText = `Serve images and their signatures. Without any flag: an embedded registry and a store of
+signatures below ./countersign-data, for this machine only; what is pushed is signed, and what is
+uploaded by a key in countersign-data/trusted is admitted and countersigned.`
+
+// readSettings reads the command line twice: first for the file it names, then over that file.
+func readSettings(t terminal, args []string) (settings, error) {
+	first := defaults()
+	file, err := first.parse(t, args)
+	if err != nil {
+		return settings{}, err
+	}
+	s := defaults()
+	if file != "" {
+		if err := s.load(file); err != nil {
+			return settings{}, err
+		}
+	}
+	if _, err := s.parse(t, args); err != nil {
+		return settings{}, err
+	}
+	s.place()
+	return s, s.check()
+}
+
+func (s *settings) parse(t terminal, args []string) (file string, err error) {
+	flags := newFlags("serve", serveText)
+	flags.StringVar(&file, "config", "", "settings `FILE`, in YAML")
+	flags.StringVar(&s.Data, "data", s.Data, "`directory` of everything that the settings do not place elsewhere")
+	flags.StringVar(&s.Listen, "listen", s.Listen, "`address` of the registry and the signatures, as nodes use it")
+	flags.StringVar(&s.DebugListen, "debug-listen", s.DebugListen, "`address` of /metrics, /healthz and /readyz")
+	flags.Func("host", "what nodes call this registry, `host[:port],…`; signatures name the first (default: -listen)", func(v string) error {
+		s.Hosts = strings.Split(v, ",")
+		return nil
+	})
+	flags.Func("sign-on", "sign on `push,upload`, on one of them, or none (default push,upload)", s.parseSignOn)
+	flags.BoolVar(&s.Profiling, "pprof", false, "serve /debug/pprof on the debug address")
+	return file, parse(t, flags, args)
+}
+
+func (s *settings) parseSignOn(v string) error {
+	s.SignOn = nil
+	if v == "none" {
+		return nil
+	}
+	for word := range strings.SplitSeq(v, ",") {
+		on := signing.Trigger(word)
+		if on != signing.OnPush && on != signing.OnUpload {
+			return fmt.Errorf("%q is none of push, upload and none", word)
+		}
+		s.SignOn = append(s.SignOn, on)
+	}
+	return nil
+}
+
+// load reads one YAML document. A field that is not known is an error that names it and its line.
+func (s *settings) load(file string) error {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	d := yaml.NewDecoder(bytes.NewReader(content))
+	d.KnownFields(true)
+	if err := d.Decode(s); err != nil && err != io.EOF {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	if d.Decode(new(yaml.Node)) != io.EOF {
+		return fmt.Errorf("%s: a second document follows; settings are one", file)
+	}
+	return nil
+}
+
+// place puts below Data what is placed nowhere else.
+func (s *settings) place() {
+	for at, name := range map[*string]string{
+		&s.Registry.Embedded: "registry", &s.Store.Directory: "signatures", &s.Admission.Trusted: "trusted",
+	} {
+		if *at == "" {
+			*at = filepath.Join(s.Data, name)
+		}
+	}
+}
+
+func (s *settings) check() error {
+	switch {
+	case s.Admission.Clients != signature.AllClients && s.Admission.Clients != signature.RecentClients:
+		return fmt.Errorf("admission.clients is %q; it can be all or recent", s.Admission.Clients)
+	case s.Admission.Foreign != "refuse" && s.Admission.Foreign != "drop":
+		return fmt.Errorf("admission.foreign is %q; it can be refuse or drop", s.Admission.Foreign)
+	}
+	return errors.Join(s.checkLimits(), s.checkHosts(), s.checkAddresses())
+}
+
+// Clients stop at 128 signatures and at a list of 4 MiB (protocol.md 1.3, 3.4).
+func (s *settings) checkLimits() error {
+	l := s.Limits
+	switch {
+	case l.Uploaded < 1 || l.Key < 1 || l.Bytes < 1 || l.All < 1:
+		return errors.New("limits: each of uploaded, key, bytes and all is at least 1")
+	case l.All > 127:
+		return fmt.Errorf("limits.all is %d; clients fail at 128 signatures of one image", l.All)
+	case l.Uploaded > l.All:
+		return fmt.Errorf("limits.uploaded is %d, more than limits.all, %d", l.Uploaded, l.All)
+	case l.Bytes > 3<<20:
+		return fmt.Errorf("limits.bytes is %d; above %d clients could refuse the list", l.Bytes, 3<<20)
+	}
+	return nil
+}
+
+func (s *settings) checkHosts() error {
+	for i, host := range s.Hosts {
+		named, err := reference.ParseNormalizedNamed(host + "/image")
+		if err != nil || reference.Domain(named) != host {
+			return fmt.Errorf("hosts: clients do not read %q as a registry's host[:port]", host)
+		}
+		if slices.Contains(s.Hosts[:i], host) {
+			return fmt.Errorf("hosts: %s stands there twice", host)
+		}
+	}
+	return nil
+}
+
+func (s *settings) checkAddresses() error {
+	main, err := net.ResolveTCPAddr("tcp", s.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	debug, err := net.ResolveTCPAddr("tcp", s.DebugListen)
+	if err != nil {
+		return fmt.Errorf("debugListen: %w", err)
+	}
+	switch {
+	case main.Port != 0 && main.Port == debug.Port:
+		return fmt.Errorf("listen and debugListen both have port %d: give each its own", main.Port)
+	case !main.IP.IsLoopback():
+		return fmt.Errorf("%s can be reached from other machines, and nothing says yet who may push and sign there\n"+
+			"hint: listen on 127.0.0.1, behind something that asks who comes, and name it with -host", s.Listen)
+	case s.Profiling && !debug.IP.IsLoopback():
+		return fmt.Errorf("-pprof shows what is in memory, and %s can be reached from other machines\nhint: -debug-listen 127.0.0.1:5080", s.DebugListen)
+	}
+	return nil
+}
