@@ -29,61 +29,60 @@ type identity struct {
 func (i identity) accepts(image reference.Named, claimed string) error {
 	signed, err := reference.ParseNormalizedNamed(claimed)
 	if err != nil {
-		return fmt.Errorf("its reference %q does not parse: %v", claimed, err)
+		return fmt.Errorf("its reference %s does not parse: %w", quote(claimed), err)
 	}
-	if i.matches(image, signed) {
-		return nil
-	}
-	switch i.kind {
-	case exactReference, exactRepository:
-		return fmt.Errorf("it claims to be %s; the policy wants %s", signed, i.reference)
-	case remapIdentity:
-		image = i.remap(image)
-	}
-	if image.Name() != signed.Name() {
-		return fmt.Errorf("it claims to be %s, of another repository than %s", signed, image)
-	}
-	return fmt.Errorf("it claims to be %s, not %s", signed, image)
-}
-
-func (i identity) matches(image, signed reference.Named) bool {
+	fits, want := false, image.String()
 	switch i.kind {
 	case matchExact:
-		return !reference.IsNameOnly(image) && !reference.IsNameOnly(signed) && image.String() == signed.String()
+		fits = !reference.IsNameOnly(image) && same(image, signed)
 	case matchRepository:
-		return image.Name() == signed.Name()
+		fits, want = image.Name() == signed.Name(), anything(image)
 	case exactReference:
-		return !reference.IsNameOnly(signed) && i.reference.String() == signed.String()
+		fits, want = same(i.reference, signed), i.reference.String()
 	case exactRepository:
-		return i.reference.Name() == signed.Name()
+		fits, want = i.reference.Name() == signed.Name(), anything(i.reference)
 	case remapIdentity:
-		return repoDigestOrExact(i.remap(image), signed)
+		if image, err = i.remap(image); err != nil {
+			return err
+		}
+		fits, want = repoDigestOrExact(image, signed)
+	default:
+		fits, want = repoDigestOrExact(image, signed)
 	}
-	return repoDigestOrExact(image, signed)
+	if fits {
+		return nil
+	}
+	return fmt.Errorf("it is signed for %s, and %s wants %s", quote(claimed), i.kind, want)
 }
 
-// repoDigestOrExact is the default: who asks by tag wants that very reference, who asks by digest
-// any of the repository.
-func repoDigestOrExact(image, signed reference.Named) bool {
-	if reference.IsNameOnly(signed) {
-		return false
-	}
-	if _, tagged := image.(reference.Tagged); tagged {
-		return image.String() == signed.String()
-	}
+func anything(named reference.Named) string { return "anything of " + named.Name() }
+
+// same is equality of references that have a tag or a digest.
+func same(want, signed reference.Named) bool {
+	return !reference.IsNameOnly(signed) && want.String() == signed.String()
+}
+
+// repoDigestOrExact is the default: who asks by tag, also beside a digest, wants that very
+// reference, who asks by digest alone any tag or digest of the repository.
+func repoDigestOrExact(image, signed reference.Named) (fits bool, want string) {
+	_, tagged := image.(reference.Tagged)
 	_, digested := image.(reference.Digested)
-	return digested && image.Name() == signed.Name()
+	if digested && !tagged {
+		return !reference.IsNameOnly(signed) && image.Name() == signed.Name(), "a tag or digest of " + image.Name()
+	}
+	return tagged && same(image, signed), image.String()
 }
 
-// remap replaces the prefix in an image's name; one that does not have it stays as it is, and so
-// does one that would be no name then.
-func (i identity) remap(image reference.Named) reference.Named {
-	if image.Name() != i.prefix && !strings.HasPrefix(image.Name(), i.prefix+"/") {
-		return image
+// remap replaces the prefix in an image's name. One that does not have it stays as it is; one
+// that would be no name then fits nothing.
+func (i identity) remap(image reference.Named) (reference.Named, error) {
+	rest, ok := strings.CutPrefix(image.String(), i.prefix)
+	if !ok || image.Name() != i.prefix && !strings.HasPrefix(rest, "/") {
+		return image, nil
 	}
-	remapped, err := reference.ParseNormalizedNamed(strings.Replace(image.String(), i.prefix, i.signedPrefix, 1))
+	remapped, err := reference.ParseNamed(i.signedPrefix + rest)
 	if err != nil {
-		return image
+		return nil, fmt.Errorf("remapIdentity makes %s of it, which is no reference: %w", quote(i.signedPrefix+rest), err)
 	}
-	return remapped
+	return remapped, nil
 }

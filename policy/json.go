@@ -2,10 +2,10 @@ package policy
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +26,7 @@ type value struct {
 	members []member
 	items   []value
 	kind    json.Delim // '{', '[' or 0 for a scalar
+	line    int        // that it begins on, from 1; 0 if it stands in no file
 }
 
 type member struct {
@@ -81,9 +82,9 @@ func quote(s string) string {
 func (v value) errorf(format string, args ...any) error {
 	err := fmt.Errorf(format, args...)
 	if v.at == nil {
-		return err
+		return fmt.Errorf("line %d: %w", v.line, err)
 	}
-	return fmt.Errorf("%s: %w", v.at, err)
+	return fmt.Errorf("line %d: %s: %w", v.line, v.at, err)
 }
 
 // A reader builds values from tokens. encoding/json alone takes the last of duplicate keys, and
@@ -92,32 +93,39 @@ type reader struct {
 	data []byte
 	dec  *json.Decoder
 	left int // values still allowed
+
+	line    int // of the offset counted up to
+	counted int64
 }
 
 func readJSON(data []byte) (value, error) {
 	if len(data) > MaxSize {
 		return value{}, fmt.Errorf("%d bytes are more than the %d that a policy may have", len(data), MaxSize)
 	}
-	r := reader{data: data, dec: json.NewDecoder(bytes.NewReader(data)), left: maxValues}
+	var whole json.RawMessage // only looks whether it is one JSON value, which tokens do not tell
+	if err := json.Unmarshal(data, &whole); err != nil {
+		return value{}, syntaxError(data, err)
+	}
+	r := reader{data: data, dec: json.NewDecoder(bytes.NewReader(data)), left: maxValues, line: 1}
 	r.dec.UseNumber()
-	v, err := r.value(nil, maxDepth)
-	if err != nil {
-		return value{}, err
+	return r.value(nil, maxDepth)
+}
+
+func syntaxError(data []byte, err error) error {
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return fmt.Errorf("line %d: not JSON: %w", 1+bytes.Count(data[:min(syntax.Offset, int64(len(data)))], []byte("\n")), err)
 	}
-	if _, err := r.dec.Token(); err != io.EOF {
-		return value{}, fmt.Errorf("line %d: there is something after the policy", r.line())
-	}
-	return v, nil
+	return fmt.Errorf("not JSON: %w", err)
 }
 
 func (r *reader) value(at *place, depth int) (value, error) {
-	v := value{at: at}
+	token, err := r.dec.Token()
+	v := value{at: at, line: r.lineNow()}
+	if err != nil {
+		return v, v.errorf("%w", err)
+	}
 	if r.left--; r.left < 0 {
 		return v, v.errorf("more than %d values", maxValues)
-	}
-	token, err := r.token(at)
-	if err != nil {
-		return v, err
 	}
 	delim, isDelim := token.(json.Delim)
 	if !isDelim {
@@ -138,7 +146,7 @@ func (r *reader) value(at *place, depth int) (value, error) {
 			return v, err
 		}
 	}
-	_, err = r.token(at)
+	_, err = r.dec.Token() // the closing one
 	return v, err
 }
 
@@ -149,7 +157,7 @@ func (r *reader) item(array *value, depth int) error {
 }
 
 func (r *reader) member(object *value, depth int) error {
-	token, err := r.token(object.at)
+	token, err := r.dec.Token()
 	if err != nil {
 		return err
 	}
@@ -159,19 +167,12 @@ func (r *reader) member(object *value, depth int) error {
 	return err
 }
 
-func (r *reader) token(at *place) (json.Token, error) {
-	t, err := r.dec.Token()
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	if err != nil {
-		return nil, value{at: at}.errorf("line %d: %w", r.line(), err)
-	}
-	return t, nil
-}
-
-func (r *reader) line() int {
-	return 1 + bytes.Count(r.data[:r.dec.InputOffset()], []byte("\n"))
+// lineNow is the line of the last token. It counts every byte of the policy once.
+func (r *reader) lineNow() int {
+	here := r.dec.InputOffset()
+	r.line += bytes.Count(r.data[r.counted:here], []byte("\n"))
+	r.counted = here
+	return r.line
 }
 
 // fields says what becomes of each key that an object may have.
@@ -219,21 +220,24 @@ func sorted(known fields) []string {
 
 // present returns which of the keys the object has.
 func (v value) present(keys ...string) []string {
-	return slices.DeleteFunc(keys, func(k string) bool {
+	return slices.DeleteFunc(slices.Clone(keys), func(k string) bool {
 		return !slices.ContainsFunc(v.members, func(m member) bool { return m.key == k })
 	})
 }
 
 // one refuses an object that has not exactly one of the keys.
 func (v value) one(keys ...string) error {
-	switch got := v.present(slices.Clone(keys)...); len(got) {
-	case 1:
-		return nil
-	case 0:
+	if len(v.present(keys...)) == 0 {
 		return v.errorf("needs %s", alternatives(keys))
-	default:
-		return v.errorf("needs %s, and has %s", alternatives(keys), strings.Join(got, " and "))
 	}
+	return v.atMostOne(keys...)
+}
+
+func (v value) atMostOne(keys ...string) error {
+	if got := v.present(keys...); len(got) > 1 {
+		return v.errorf("may have only one of %s", strings.Join(got, " and "))
+	}
+	return nil
 }
 
 func alternatives(keys []string) string {
@@ -241,6 +245,48 @@ func alternatives(keys []string) string {
 		return keys[0]
 	}
 	return "exactly one of " + strings.Join(keys, ", ")
+}
+
+// text is a string that is not empty. An empty one is a slip everywhere in a policy but in a
+// scope, which is a key.
+func (v value) text() (string, error) {
+	s, ok := v.scalar.(string)
+	if !ok {
+		return "", v.errorf("a string is expected here, not %s", v.description())
+	}
+	if s == "" {
+		return "", v.errorf("must not be empty")
+	}
+	return s, nil
+}
+
+// list calls f for every item of an array that has one at least.
+func (v value) list(f func(value) error) error {
+	if v.kind != '[' {
+		return v.errorf("an array is expected here, not %s", v.description())
+	}
+	if len(v.items) == 0 {
+		return v.errorf("must not be empty")
+	}
+	for _, item := range v.items {
+		if err := f(item); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// base64 is what keyData and its like have.
+func (v value) base64() ([]byte, error) {
+	s, err := v.text()
+	if err != nil {
+		return nil, err
+	}
+	data, err := base64.StdEncoding.DecodeString(s)
+	if err != nil {
+		return nil, v.errorf("not base64: %w", err)
+	}
+	return data, nil
 }
 
 func (v value) description() string {
@@ -291,37 +337,4 @@ func (v value) oneOf(known ...string) (string, error) {
 		err = v.errorf("%s is none of %s", quote(s), strings.Join(known, ", "))
 	}
 	return s, err
-}
-
-// text is a string; clients take an empty one nowhere.
-func (v value) text() (string, error) {
-	s, ok := v.scalar.(string)
-	if !ok {
-		return "", v.errorf("a string is expected here, not %s", v.description())
-	}
-	if s == "" {
-		return "", v.errorf("an empty string")
-	}
-	return s, nil
-}
-
-func (v value) array() ([]value, error) {
-	if v.kind != '[' {
-		return nil, v.errorf("an array is expected here, not %s", v.description())
-	}
-	return v.items, nil
-}
-
-func (v value) texts() ([]string, error) {
-	items, err := v.array()
-	if err == nil && len(items) == 0 {
-		err = v.errorf("is empty")
-	}
-	texts := make([]string, len(items))
-	for i, item := range items {
-		if err == nil {
-			texts[i], err = item.text()
-		}
-	}
-	return texts, err
 }

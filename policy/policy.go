@@ -6,10 +6,7 @@ package policy
 
 import (
 	"errors"
-	"fmt"
-	"slices"
 	"strings"
-	"time"
 
 	"github.com/distribution/reference"
 
@@ -19,10 +16,10 @@ import (
 // ErrRefused is what Admit's errors wrap.
 var ErrRefused = errors.New("signature is not admitted")
 
-// MaxSize bounds a policy file, in bytes.
+// MaxSize bounds a policy file, in bytes: ten thousand keys as keyData fit.
 const MaxSize = 16 << 20
 
-// Transport is that of registries; the other that is read, atomic, is OpenShift's old one.
+// docker is the transport of registries; the other that is read, atomic, is OpenShift's old one.
 const docker, atomic = "docker", "atomic"
 
 // Types of a requirement, as containers-policy.json(5) has them.
@@ -34,139 +31,88 @@ const (
 	sigstoreSigned  = "sigstoreSigned"
 )
 
-// A Policy says for every scope what images of it must meet. It is immutable.
+// A Policy says for every scope what images of it must meet. It is immutable and safe for
+// concurrent use. The zero Policy accepts and admits nothing.
 type Policy struct {
-	fallback   []requirement // "default"
-	transports map[string]map[string][]requirement
-	ring       *signature.Keyring // of all requirements
+	fallback   scope // "default"
+	transports map[string]map[string]scope
+	keys       keys
+}
+
+// A scope is what images that it is for must meet, all of it.
+type scope struct {
+	at           *place
+	name         string
+	requirements []requirement
+}
+
+// String is what messages call it.
+func (s scope) String() string {
+	switch {
+	case s.at == nil || s.at.parent == nil:
+		return "the policy's default"
+	case s.name == "":
+		return "the policy's scope for everything"
+	}
+	return "the policy's scope " + quote(s.name)
 }
 
 // A requirement is one of a scope's. Of those that clients never accept, only the type is kept.
 type requirement struct {
+	at       *place
 	kind     string
-	place    string
-	keyType  string   // of signedBy
-	paths    []string // of its key files, until Load has read them
-	ring     *signature.Keyring
+	keyType  string               // of signedBy, and so is all below
+	files    []keyFile            // for Load
+	sources  []*signature.Keyring // as they were read
+	ring     *signature.Keyring   // of all sources; nil until they are read
 	identity identity
 }
 
 // gpgKeys is the only keyType that clients implement.
 const gpgKeys = "GPGKeys"
 
+// has reports whether the requirement names that key.
+func (r requirement) has(fingerprint string) bool { return r.ring != nil && r.ring.Has(fingerprint) }
+
 // Trust is the policy that accepts what the ring's keys sign under these hosts, under the very
 // name that is asked for, and nothing else.
 func Trust(hosts []string, ring *signature.Keyring) *Policy {
-	trusted := []requirement{{kind: signedBy, keyType: gpgKeys, ring: ring, identity: identity{kind: matchRepoDigestOrExact}}}
-	scopes := make(map[string][]requirement, len(hosts))
+	var top *place
+	nobody := scope{at: top.key("default"), requirements: []requirement{{at: top.key("default").item(0), kind: reject}}}
+	scopes := make(map[string]scope, len(hosts))
 	for _, host := range hosts {
-		scopes[host] = trusted
+		at := top.key("transports").key(docker).key(host)
+		scopes[host] = scope{at: at, name: host, requirements: []requirement{{
+			at: at.item(0), kind: signedBy, keyType: gpgKeys, ring: ring, identity: identity{kind: matchRepoDigestOrExact},
+		}}}
 	}
-	return &Policy{
-		fallback:   []requirement{{kind: reject}},
-		transports: map[string]map[string][]requirement{docker: scopes},
-		ring:       ring,
-	}
+	return &Policy{fallback: nobody, transports: map[string]map[string]scope{docker: scopes}, keys: keys{all: ring}}
 }
 
-// Load returns the policy with its key files read, each once. Its errors name file and place.
-func (p *Policy) Load(read func(path string) ([]byte, error)) (*Policy, error) {
-	l := loader{read: read, rings: map[string]*signature.Keyring{}}
-	loaded := &Policy{fallback: l.requirements(p.fallback), transports: map[string]map[string][]requirement{}}
-	for transport, scopes := range p.transports {
-		loaded.transports[transport] = map[string][]requirement{}
-		for scope, requirements := range scopes {
-			loaded.transports[transport][scope] = l.requirements(requirements)
+// scope returns what counts for a reference: the most precise scope, alone.
+func (p *Policy) scope(transport string, ref reference.Named) scope {
+	for _, name := range scopeNames(transport, ref) {
+		if s, ok := p.transports[transport][name]; ok {
+			return s
 		}
 	}
-	if l.err != nil {
-		return nil, l.err
-	}
-	loaded.ring = signature.Join(l.all...)
-	return loaded, nil
+	return p.fallback
 }
 
-// A loader reads key files; the first error stays.
-type loader struct {
-	read  func(path string) ([]byte, error)
-	rings map[string]*signature.Keyring // by path
-	all   []*signature.Keyring
-	err   error
-}
-
-func (l *loader) requirements(all []requirement) []requirement {
-	loaded := slices.Clone(all)
-	for i := range loaded {
-		l.requirement(&loaded[i])
+// scopeNames are the scopes that are for a reference, the most precise first: itself, its
+// repository, each level of it up to the host, wildcards for the domains that the host is in,
+// and the transport's own (protocol.md 2). A reference with tag and digest is looked up without
+// its tag, since clients that take one drop it.
+func scopeNames(transport string, ref reference.Named) (names []string) {
+	if transport != docker && transport != atomic {
+		return nil
 	}
-	return loaded
-}
-
-func (l *loader) requirement(r *requirement) {
-	if r.kind != signedBy {
-		return
-	}
-	rings := []*signature.Keyring{}
-	if r.ring != nil {
-		rings = append(rings, r.ring)
-	}
-	for _, path := range r.paths {
-		if l.rings[path] == nil && l.err == nil {
-			if l.rings[path], l.err = l.file(path); l.err != nil {
-				l.err = fmt.Errorf("%s: %w", r.place, l.err)
-			}
-		}
-		if l.err != nil {
-			return
-		}
-		rings = append(rings, l.rings[path])
-	}
-	r.ring = signature.Join(rings...)
-	l.all = append(l.all, r.ring)
-}
-
-func (l *loader) file(path string) (*signature.Keyring, error) {
-	data, err := l.read(path)
-	if err != nil {
-		return nil, err
-	}
-	ring, err := signature.ReadKeyring(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return ring, nil
-}
-
-// Keyring is the union of all keys that the policy names; it is empty before Load.
-func (p *Policy) Keyring() *signature.Keyring {
-	if p.ring == nil {
-		return signature.Join()
-	}
-	return p.ring
-}
-
-// Verify verifies with every key that the policy names. It says nothing yet of what the signer
-// may sign: that is Admit's.
-func (p *Policy) Verify(m *signature.Message, now time.Time) (signature.Signature, error) {
-	return p.Keyring().Verify(m, now)
-}
-
-// scope returns the requirements for a reference with tag or digest, and what they stand under.
-// The most precise scope counts, alone.
-func (p *Policy) scope(transport string, ref reference.Named) (name string, requirements []requirement) {
-	scopes := p.transports[transport]
-	for _, name := range append(append([]string{ref.String()}, namespaces(ref)...), "") {
-		if found, ok := scopes[name]; ok {
-			return fmt.Sprintf("scope %q", name), found
-		}
-	}
-	return "the default", p.fallback
-}
-
-// namespaces are the scopes above a reference: its repository, each level of it up to the host,
-// and wildcards for the domains that the host is in (protocol.md 2).
-func namespaces(ref reference.Named) (names []string) {
 	name := ref.Name()
+	if digested, ok := ref.(reference.Digested); ok {
+		names = append(names, name+"@"+digested.Digest().String())
+	} else if tagged, ok := ref.(reference.Tagged); ok {
+		names = append(names, name+":"+tagged.Tag())
+	}
 	for {
 		names = append(names, name)
 		slash := strings.LastIndexByte(name, '/')
@@ -175,67 +121,13 @@ func namespaces(ref reference.Named) (names []string) {
 		}
 		name = name[:slash]
 	}
-	name, _, _ = strings.Cut(name, ":")
+	name, _, _ = strings.Cut(name, ":") // as clients do, so that [::1] has no wildcard
 	for {
 		_, domain, ok := strings.Cut(name, ".")
 		if !ok {
-			return names
+			return append(names, "")
 		}
 		names = append(names, "*."+domain)
 		name = domain
 	}
-}
-
-// Admit says whether a verified signature may come in for an image of this reference, which has a
-// tag or a digest: at least one signedBy of its scope must accept the key and the claimed
-// reference. Others that do not concern the signature do not count against it, a reject does.
-func (p *Policy) Admit(ref reference.Named, s signature.Signature) error {
-	where, requirements := p.scope(docker, ref)
-	var names, mismatch []string // fingerprints, and why the key is not enough
-	accepted := false
-	for _, r := range requirements {
-		switch {
-		case r.kind == reject:
-			return fmt.Errorf("%w: %s of the policy rejects everything for %s", ErrRefused, where, ref)
-		case r.kind != signedBy || r.ring == nil:
-		case !r.ring.Has(s.Fingerprint):
-			for _, k := range r.ring.Keys() {
-				names = append(names, k.Fingerprint)
-			}
-		default:
-			if err := r.identity.accepts(ref, s.Claim.Reference); err != nil {
-				mismatch = append(mismatch, err.Error())
-			} else {
-				accepted = true
-			}
-		}
-	}
-	switch {
-	case accepted:
-		return nil
-	case len(mismatch) > 0:
-		return fmt.Errorf("%w: %s", ErrRefused, strings.Join(mismatch, "; "))
-	case len(names) > 0:
-		return fmt.Errorf("%w: key %s may not sign for %s; %s names %s", ErrRefused, s.Fingerprint, ref, where, few(names))
-	}
-	return fmt.Errorf("%w: %s of the policy names no signer, and %s alone admits nobody", ErrRefused, where, kinds(requirements))
-}
-
-func kinds(requirements []requirement) string {
-	var all []string
-	for _, r := range requirements {
-		all = append(all, r.kind)
-	}
-	return strings.Join(slices.Compact(all), ", ")
-}
-
-// few keeps a message readable where many keys are named.
-func few(names []string) string {
-	const most = 5
-	slices.Sort(names)
-	names = slices.Compact(names)
-	if len(names) <= most {
-		return strings.Join(names, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 }

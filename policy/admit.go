@@ -1,0 +1,103 @@
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/distribution/reference"
+
+	"github.com/countersign-dev/countersign/signature"
+)
+
+// mostNamed bounds what one message lists.
+const mostNamed = 3
+
+// Admit says whether a verified signature may come in for an image of this reference, which has a
+// tag or a digest: at least one signedBy of its scope must accept the key and the claimed
+// reference. Others that do not concern the signature do not count against it, a reject does.
+// A digest in either reference must be the one that is signed. Errors wrap ErrRefused.
+func (p *Policy) Admit(ref reference.Named, s signature.Signature) error {
+	scope := p.scope(docker, ref)
+	if slices.ContainsFunc(scope.requirements, func(r requirement) bool { return r.kind == reject }) {
+		return refused("%s rejects everything, and %s with it", scope, ref)
+	}
+	if err := sameDigest(ref, s.Claim); err != nil {
+		return refused("%w", err)
+	}
+	var reasons []string
+	for _, r := range scope.requirements {
+		if !r.has(s.Fingerprint) {
+			continue
+		}
+		err := r.identity.accepts(ref, s.Claim.Reference)
+		if err == nil {
+			return nil
+		}
+		reasons = append(reasons, err.Error())
+	}
+	if len(reasons) == 0 {
+		return refused("%s", scope.notNamed(ref, s))
+	}
+	slices.Sort(reasons)
+	return refused("%s names key %s, but not for this: %s%s", scope, s.Fingerprint, few(slices.Compact(reasons), "; "), copied(ref, s.Claim))
+}
+
+func refused(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrRefused, fmt.Errorf(format, args...))
+}
+
+// sameDigest refuses a claim that says one digest and names another in its reference: by digest,
+// identities compare only repositories.
+func sameDigest(ref reference.Named, c signature.Claim) error {
+	if d, ok := ref.(reference.Digested); ok && d.Digest() != c.Digest {
+		return fmt.Errorf("it is for manifest %s, not %s", c.Digest, d.Digest())
+	}
+	claimed, err := reference.ParseNormalizedNamed(c.Reference)
+	if err != nil {
+		return nil // identities refuse it, with the reason
+	}
+	if d, ok := claimed.(reference.Digested); ok && d.Digest() != c.Digest {
+		return fmt.Errorf("it is for manifest %s under reference %s, which has another digest", c.Digest, quote(c.Reference))
+	}
+	return nil
+}
+
+// copied is what to do about signatures that came along with an image from another repository.
+func copied(ref reference.Named, c signature.Claim) string {
+	claimed, err := reference.ParseNormalizedNamed(c.Reference)
+	if err != nil || claimed.Name() == ref.Name() {
+		return ""
+	}
+	return ". If it came along with a copied image, copy with skopeo copy --remove-signatures"
+}
+
+// notNamed says whom the scope does name.
+func (s scope) notNamed(ref reference.Named, by signature.Signature) string {
+	var names, types []string
+	for _, r := range s.requirements {
+		types = append(types, r.kind)
+		if r.ring == nil {
+			continue
+		}
+		for _, k := range r.ring.Keys() {
+			names = append(names, k.Fingerprint)
+		}
+	}
+	if len(names) > 0 {
+		slices.Sort(names)
+		return fmt.Sprintf("key %s may not sign for %s; %s names %s", by.Fingerprint, ref, s, few(slices.Compact(names), ", "))
+	}
+	slices.Sort(types)
+	return fmt.Sprintf("%s names no key for %s; %s alone admits nobody, an upload needs a signedBy", s, ref,
+		cmp.Or(strings.Join(slices.Compact(types), ", "), "nothing"))
+}
+
+// few keeps a message readable where there is much to name.
+func few(all []string, separator string) string {
+	if len(all) <= mostNamed {
+		return strings.Join(all, separator)
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(all[:mostNamed], separator), len(all)-mostNamed)
+}
