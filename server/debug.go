@@ -29,8 +29,8 @@ func (s *Server) DebugHandler() http.Handler {
 		r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 		r.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	}
-	r.NotFound(func(w http.ResponseWriter, r *http.Request) { writeError(w, r, errNotFound) })
-	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) { writeError(w, r, errMethod) })
+	r.NotFound(refused(errNotFound))
+	r.MethodNotAllowed(refused(errMethod))
 	return r
 }
 

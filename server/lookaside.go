@@ -99,13 +99,13 @@ func (s *Server) putSignature(w http.ResponseWriter, r *http.Request, base strin
 		return
 	}
 	s.metrics.uploads.WithLabelValues(up.outcome()).Inc()
+	eventOf(r).index = up.index
 	where := base + api.LookasidePath(image) + "/" + api.SignatureName(up.index)
 	if up.was {
 		w.Header().Set("Content-Location", where)
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	eventOf(r).index = up.index
 	w.Header().Set("Location", where)
 	w.WriteHeader(http.StatusCreated)
 }

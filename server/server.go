@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -67,24 +68,39 @@ func (s *Server) Drain() { s.leaving.Store(true) }
 
 // Handler answers the main listener.
 func (s *Server) Handler() http.Handler {
+	routes := []struct {
+		name, prefix string
+		handler      http.Handler
+	}{
+		{routeRegistry, api.RegistryPrefix, s.plain(s.serveRegistry())},
+		{routeExtension, api.ExtensionPrefix, s.plain(http.HandlerFunc(s.serveExtension))},
+		{routeLookaside, api.SigstorePrefix, s.plain(http.HandlerFunc(s.serveSigstore))},
+		{routeLookaside, api.LookasidePrefix, s.plain(http.HandlerFunc(s.serveLookaside))},
+	}
 	r := chi.NewRouter()
-	s.mount(r, routeRegistry, s.plain(s.serveRegistry()), api.RegistryPrefix+"*", "/v2")
-	s.mount(r, routeExtension, s.plain(http.HandlerFunc(s.serveExtension)), api.ExtensionPrefix+"*")
-	s.mount(r, routeLookaside, s.plain(http.HandlerFunc(s.serveSigstore)), api.SigstorePrefix+"*")
-	s.mount(r, routeLookaside, s.plain(http.HandlerFunc(s.serveLookaside)), api.LookasidePrefix+"*")
-	none := s.observed(routeNone, s.guarded(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		writeError(w, r, errNotFound)
-	})))
+	for i, route := range routes {
+		routes[i].handler = s.observed(route.name, s.guarded(route.handler))
+		r.Handle(route.prefix+"*", routes[i].handler)
+	}
+	r.Handle(strings.TrimSuffix(api.RegistryPrefix, "/"), routes[0].handler)
+	none := s.observed(routeNone, s.guarded(refused(errNotFound)))
 	r.NotFound(none.ServeHTTP)
-	r.MethodNotAllowed(none.ServeHTTP)
+	// A method that chi does not know is refused by the route it was sent to, as others are.
+	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		for _, route := range routes {
+			if strings.HasPrefix(r.URL.Path, route.prefix) {
+				route.handler.ServeHTTP(w, r)
+				return
+			}
+		}
+		none.ServeHTTP(w, r)
+	})
 	return r
 }
 
-func (s *Server) mount(r chi.Router, route string, h http.Handler, patterns ...string) {
-	h = s.observed(route, s.guarded(h))
-	for _, p := range patterns {
-		r.Handle(p, h)
-	}
+// refused answers everything with one error.
+func refused(err error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) { writeError(w, r, err) }
 }
 
 // plain refuses a path that means one thing as it was sent and another when it is decoded:
