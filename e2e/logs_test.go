@@ -58,12 +58,12 @@ func TestLogLines(t *testing.T) {
 	s.get(t, "/nowhere").want(t, 404)
 	s.get(t, "/v2/", "Host: evil.example.test").want(t, 421)
 	ask(t, s.debug, "GET", "/healthz", "").want(t, 200)
-	s.do(t, "BREW", extension("ns/app", i.digest()), "").want(t, 405)
+	s.do(t, "DELETE", extension("ns/app", i.digest()), "").want(t, 405)
 
 	want := []line{
 		{Route: "extension", Method: "PUT", Status: 201, Image: image, Signer: alice},
 		{Route: "lookaside", Method: "POST", Status: 201, Image: image, Signer: carol, Index: 2},
-		{Route: "lookaside", Method: "PUT", Status: 200, Image: image, Signer: carol, Index: 2},
+		{Route: "lookaside", Method: "PUT", Status: 200, Image: image, Signer: carol},
 		{Route: "extension", Method: "PUT", Status: 403, Image: image, Signer: bob},
 		{Route: "extension", Method: "GET", Status: 200, Image: image},
 		{Route: "lookaside", Method: "GET", Status: 200, Image: image, Index: 2},
@@ -73,7 +73,7 @@ func TestLogLines(t *testing.T) {
 		{Route: "none", Method: "GET", Status: 404},
 		{Route: "registry", Method: "GET", Status: 421},
 		{Route: "debug", Method: "GET", Status: 200},
-		{Route: "extension", Method: "other", Status: 405, Image: image},
+		{Route: "extension", Method: "DELETE", Status: 405, Image: image},
 	}
 	var got []line
 	eventually(t, fmt.Sprintf("%d lines more than %d", len(want), pushed), func() bool {
