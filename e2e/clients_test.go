@@ -34,7 +34,7 @@ func newNode(t testing.TB) *node {
 		"GNUPGHOME=" + built.people,
 		"CONTAINERS_STORAGE_CONF=" + filepath.Join(dir, "storage.conf"),
 		"CONTAINERS_CONF=" + filepath.Join(dir, "containers.conf"),
-		"CONTAINERS_REGISTRIES_CONF=" + filepath.Join(dir, "registries.conf"),
+		"CONTAINERS_REGISTRIES_CONF=" + filepath.Join(dir, ".config/containers/registries.conf"),
 	}}
 	for _, sub := range []string{"tmp", "runtime", filepath.Dir(n.registries())} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
@@ -59,7 +59,7 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "runc"
 `)
-	write(t, filepath.Join(n.dir, "registries.conf"), "unqualified-search-registries = []\n")
+	n.mirrors(t, "unqualified-search-registries = []\n")
 	write(t, filepath.Join(n.registries(), "default.yaml"), "{}\n")
 	n.policy(t, `{"default":[{"type":"insecureAcceptAnything"}]}`)
 }
@@ -71,6 +71,12 @@ func (n *node) policyFile() string { return filepath.Join(n.dir, ".config/contai
 func (n *node) policy(t testing.TB, policy string) {
 	t.Helper()
 	write(t, n.policyFile(), policy)
+}
+
+// mirrors writes registries.conf where every client looks: skopeo does not read the variable.
+func (n *node) mirrors(t testing.TB, toml string) {
+	t.Helper()
+	write(t, filepath.Join(n.dir, ".config/containers/registries.conf"), toml)
 }
 
 // require makes the node accept images below scope only, and only if signed by a key of the file.

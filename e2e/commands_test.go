@@ -99,7 +99,7 @@ func testPodmanImageSign(t *testing.T, s *server) {
 	if err := os.Mkdir(to, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(n.dir, "registries.conf"), fmt.Sprintf("[[registry]]\nlocation = %q\ninsecure = true\n", s.address))
+	n.mirrors(t, fmt.Sprintf("[[registry]]\nlocation = %q\ninsecure = true\n", s.address))
 	works(t)(n.podman(t, "image", "sign", "--sign-by", fingerprintOf(t, "alice"), "-d", to, "docker://"+reference))
 	path := strings.TrimPrefix(lookaside("ns/imagesign", i.digest()), "/sigstore/")
 	content := read(t, filepath.Join(to, path, "signature-1"))
@@ -148,7 +148,7 @@ func TestMirror(t *testing.T) {
 	s.push(t, i, "ns/app", "v1")
 	s.wantSigned(t, "ns/app", i.digest(), "server registry.example.test/ns/app:v1")
 	n := newNode(t).require(t, "registry.example.test", s.serverKey())
-	write(t, filepath.Join(n.dir, "registries.conf"), fmt.Sprintf(
+	n.mirrors(t, fmt.Sprintf(
 		"[[registry]]\nlocation = \"registry.example.test\"\n[[registry.mirror]]\nlocation = %q\ninsecure = true\n", s.address))
 	works(t)(n.skopeo(t, "copy", "docker://registry.example.test/ns/app:v1", "dir:"+t.TempDir()))
 	n.require(t, "registry.example.test", keyOf(t, "bob"))

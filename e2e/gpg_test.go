@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -98,10 +99,11 @@ func sign(t testing.TB, person, reference, digest string) []byte {
 	return gpg(t, claim(reference, digest), "--local-user", person+"@example.test", "--sign")
 }
 
-// claim is the payload of a signature (protocol.md 5.1).
+// claim is the payload of a signature (protocol.md 5.1). No two are the same: RSA signatures of
+// the same bytes in the same second would be.
 func claim(reference, digest string) []byte {
 	return fmt.Appendf(nil, `{"critical":{"identity":{"docker-reference":%q},"image":{"docker-manifest-digest":%q},`+
-		`"type":"atomic container signature"},"optional":{"creator":"e2e"}}`, reference, digest)
+		`"type":"atomic container signature"},"optional":{"creator":"e2e","nonce":%q}}`, reference, digest, rand.Text())
 }
 
 // trust puts the public keys of people where uploaders' keys go.
