@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/distribution/reference"
 
@@ -200,21 +201,21 @@ func (v value) reference(whole bool) (reference.Named, error) {
 	return named, nil
 }
 
-// prefix reads host[:port], or a repository or namespace in full.
+// prefix reads host[:port], or a repository or namespace in full: docker.io/library.
 func (v value) prefix(to *string) error {
 	s, err := v.text()
 	if err != nil {
 		return err
 	}
 	*to = s
-	if host.MatchString(s) {
-		return nil
+	first, _, more := strings.Cut(s, "/")
+	if more {
+		_, err = reference.WithName(s)
 	}
-	named, err := reference.ParseNormalizedNamed(s)
-	if err != nil || named.String() != s || !reference.IsNameOnly(named) {
+	if err != nil || !hostPort.MatchString(first) || more && first != "localhost" && !strings.ContainsAny(first, ".:") {
 		return v.errorf("%s is neither host[:port] nor host[:port]/namespace in full", quote(s))
 	}
 	return nil
 }
 
-var host = regexp.MustCompile(`^` + reference.DomainRegexp.String() + `$`)
+var hostPort = regexp.MustCompile(`^(?:` + reference.DomainRegexp.String() + `)$`)

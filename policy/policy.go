@@ -83,7 +83,8 @@ func Trust(hosts []string, ring *signature.Keyring) *Policy {
 	for _, host := range hosts {
 		at := top.key("transports").key(docker).key(host)
 		scopes[host] = scope{at: at, name: host, requirements: []requirement{{
-			at: at.item(0), kind: signedBy, keyType: gpgKeys, ring: ring, identity: identity{kind: matchRepoDigestOrExact},
+			at: at.item(0), kind: signedBy, keyType: gpgKeys, identity: identity{kind: matchRepoDigestOrExact},
+			sources: []*signature.Keyring{ring}, ring: ring,
 		}}}
 	}
 	return &Policy{fallback: nobody, transports: map[string]map[string]scope{docker: scopes}, keys: keys{all: ring}}
