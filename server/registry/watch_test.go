@@ -275,6 +275,25 @@ func TestRefusedTagStays(t *testing.T) {
 	}
 }
 
+// A tag is written once: what was pushed since, and answered, stays.
+func TestTagIsWrittenOnce(t *testing.T) {
+	t.Parallel()
+	var s *served
+	var two string
+	s = serve(t, EmbeddedConfig{Tagged: func(_ context.Context, p Push) error {
+		if string(p.Manifest.Content) != two {
+			s.push("a", "v1", two)
+		}
+		return nil
+	}})
+	one := s.image("a", "one")
+	two = s.image("a", "two")
+	s.push("a", "v1", one)
+	if got := s.tagged("a", "v1"); got != digest.FromString(two) {
+		t.Errorf("v1 is %s, want %s, which was pushed last", got, digest.FromString(two))
+	}
+}
+
 // A list of more entries than can be signed is stored as others are, and refused by who signs.
 func TestLargeList(t *testing.T) {
 	t.Parallel()
