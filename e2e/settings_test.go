@@ -105,12 +105,13 @@ func replaceAll(r *strings.Replacer, words []string) []string {
 	return out
 }
 
-// freePorts are addresses that were free a moment ago.
+// freePorts are addresses that were free a moment ago, and stay so: no other test uses this
+// address, which every Linux has.
 func freePorts(t testing.TB, n int) []string {
 	t.Helper()
 	var addresses []string
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := net.Listen("tcp", "127.0.0.42:0")
 		if err != nil {
 			t.Fatal(err)
 		}
