@@ -17,6 +17,10 @@ const (
 	remapIdentity          = "remapIdentity"
 )
 
+// maxReference is more than host, repository, tag and digest can have together. What is longer is
+// not parsed: megabytes would take seconds.
+const maxReference = 1024
+
 // An identity says which claimed references fit an image's.
 type identity struct {
 	kind                 string
@@ -27,7 +31,7 @@ type identity struct {
 // accepts says why a claimed reference does not fit. The image's has a tag, a digest or both, as
 // whoever asks wrote it (protocol.md 6).
 func (i identity) accepts(image reference.Named, claimed string) error {
-	signed, err := reference.ParseNormalizedNamed(claimed)
+	signed, err := parseClaimed(claimed)
 	if err != nil {
 		return fmt.Errorf("its reference %s does not parse: %w", quote(claimed), err)
 	}
@@ -53,6 +57,13 @@ func (i identity) accepts(image reference.Named, claimed string) error {
 		return nil
 	}
 	return fmt.Errorf("it is signed for %s, and %s wants %s", quote(claimed), i.kind, want)
+}
+
+func parseClaimed(s string) (reference.Named, error) {
+	if len(s) > maxReference {
+		return nil, reference.ErrNameTooLong
+	}
+	return reference.ParseNormalizedNamed(s)
 }
 
 func anything(named reference.Named) string { return "anything of " + named.Name() }

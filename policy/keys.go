@@ -157,7 +157,7 @@ func (p *Policy) Verify(m *signature.Message, now time.Time) (signature.Signatur
 	}
 	for _, ring := range p.keys.copies[s.Fingerprint] {
 		if _, err := ring.Verify(m, now); errors.Is(err, signature.ErrUnverified) {
-			return signature.Signature{}, fmt.Errorf("%w (in one of the policy's copies of this key; replace the others by it, or it by them)", err)
+			return signature.Signature{}, fmt.Errorf("%w. The policy has several copies of this key that differ; replace the outdated ones", err)
 		}
 	}
 	return s, nil

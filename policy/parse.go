@@ -52,7 +52,7 @@ func (p parser) transport(transport string, v value) error {
 	scopes := map[string]scope{}
 	p.policy.transports[transport] = scopes
 	return v.each(func(name string, v value) (err error) {
-		if transport == atomic && !atomicScope.MatchString(name) {
+		if transport == atomic && (len(name) > maxReference || !atomicScope.MatchString(name)) {
 			return v.errorf("not a scope of the atomic transport; host/namespace/stream:tag or less is wanted")
 		}
 		scopes[name], err = p.scope(name, v)
@@ -182,9 +182,18 @@ func isIdentity(v value) error {
 	return err
 }
 
+// short is text that may be a reference, or a part of one.
+func (v value) short() (string, error) {
+	s, err := v.text()
+	if err == nil && len(s) > maxReference {
+		err = v.errorf("%d bytes are no reference", len(s))
+	}
+	return s, err
+}
+
 // reference reads a docker reference, with tag or digest, or a repository, without.
 func (v value) reference(whole bool) (reference.Named, error) {
-	s, err := v.text()
+	s, err := v.short()
 	if err != nil {
 		return nil, err
 	}
@@ -203,7 +212,7 @@ func (v value) reference(whole bool) (reference.Named, error) {
 
 // prefix reads host[:port], or a repository or namespace in full: docker.io/library.
 func (v value) prefix(to *string) error {
-	s, err := v.text()
+	s, err := v.short()
 	if err != nil {
 		return err
 	}

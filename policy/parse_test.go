@@ -103,7 +103,8 @@ func TestParseRefusesSignedBy(t *testing.T) {
 		"remap of a tag":         {matching(`{"type":"remapIdentity","prefix":"a.b/c:1","signedPrefix":"a.b"}`), at + `.signedIdentity.prefix: "a.b/c:1"`},
 		"remap to a short name":  {matching(`{"type":"remapIdentity","prefix":"a.b","signedPrefix":"ns/app"}`), at + `.signedIdentity.signedPrefix: "ns/app"`},
 		"remap of a slash":       {matching(`{"type":"remapIdentity","prefix":"a.b/","signedPrefix":"a.b"}`), at + `.signedIdentity.prefix: "a.b/"`},
-		"a long one":             {matching(`{"type":"remapIdentity","prefix":"` + strings.Repeat("x/", 5000) + `","signedPrefix":"a.b"}`), at + ".signedIdentity.prefix: "},
+		"a long one":             {matching(`{"type":"remapIdentity","prefix":"` + strings.Repeat("x/", 4<<20) + `","signedPrefix":"a.b"}`), at + ".signedIdentity.prefix: 8388608 bytes are no reference"},
+		"a long reference":       {matching(`{"type":"exactReference","dockerReference":"` + strings.Repeat("x/", 4<<20) + `x:1"}`), at + ".signedIdentity.dockerReference: 8388611 bytes are no reference"},
 	} {
 		refuses(t, name, test.json, test.says)
 	}
