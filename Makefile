@@ -20,7 +20,7 @@ test:
 	$(call timed,what the tests need,e2e/install)
 	$(call timed,lint,$(MAKE) --no-print-directory lint)
 	$(call timed,packages,$(GO_TEST) $$(go list ./... | grep -v /e2e))
-	$(call timed,end to end,$(GO_TEST) ./e2e/...)
+	$(call timed,end to end,$(GO_TEST) -parallel 4 ./e2e/...)
 
 # The counts that the tests run a tenth of, in full.
 soak: export COUNTERSIGN_SOAK = 1

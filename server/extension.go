@@ -72,6 +72,14 @@ func (s *Server) putEntry(w http.ResponseWriter, r *http.Request, image api.Imag
 		s.refuse(w, r, err)
 		return
 	}
+	if len(entry.Content) > signature.MaxSize {
+		s.refuse(w, r, fmt.Errorf("%w: a signature is limited to %d bytes", errTooLarge, signature.MaxSize))
+		return
+	}
+	if len(entry.Content) > signature.MaxSize {
+		s.refuse(w, r, fmt.Errorf("%w: the signature has %d bytes, at most %d are taken", errTooLarge, len(entry.Content), signature.MaxSize))
+		return
+	}
 	up, err := s.upload(r, image, signature.Untrusted(entry.Content), 0)
 	outcome := up.outcome()
 	if s.c.DropForeign && foreign(err) {
