@@ -59,9 +59,10 @@ func TestSecondSignal(t *testing.T) {
 	if s.gone.Err() != nil {
 		t.Fatal("the server ended with a request in flight")
 	}
-	if err := s.command.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, "a second signal ends the server", func() bool {
+		_ = s.command.Process.Signal(syscall.SIGTERM) // until it counts; at last there is no process
+		return s.gone.Err() != nil
+	})
 	s.ended(t, -1)
 }
 
@@ -73,7 +74,7 @@ func dials(address string) bool {
 	return err == nil
 }
 
-// A slow request has sent all but the last half of its body.
+// A slow request has sent all but the last half of its body, and somebody reads that.
 type slow struct {
 	request, rest string
 	conn          net.Conn
@@ -86,11 +87,19 @@ func (s *server) begin(t *testing.T, method, path, body string) slow {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	head := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n", method, path, s.address, len(body))
+	head := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", method, path, s.address, len(body))
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.WriteString(conn, head+body[:len(body)/2]); err != nil {
+	if _, err := io.WriteString(conn, head); err != nil {
+		t.Fatal(err)
+	}
+	const proceed = "HTTP/1.1 100 Continue\r\n\r\n"
+	got := make([]byte, len(proceed))
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != proceed {
+		t.Fatalf("%s %s: %q, %v, want %q", method, path, got, err, proceed)
+	}
+	if _, err := io.WriteString(conn, body[:len(body)/2]); err != nil {
 		t.Fatal(err)
 	}
 	return slow{head, body[len(body)/2:], conn}
