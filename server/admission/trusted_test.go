@@ -20,7 +20,7 @@ func write(t *testing.T, path string, content []byte) {
 }
 
 // trusts says whose keys the directory has now.
-func trusts(trusted *admission.Trusted) (names []string) {
+func trusts(trusted *admission.Live) (names []string) {
 	ring := trusted.Policy().Keyring()
 	for name, p := range people() {
 		if ring.Has(p.signer.Key().Keys()[0].Fingerprint) {
