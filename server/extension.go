@@ -73,10 +73,6 @@ func (s *Server) putEntry(w http.ResponseWriter, r *http.Request, image api.Imag
 		return
 	}
 	if len(entry.Content) > signature.MaxSize {
-		s.refuse(w, r, fmt.Errorf("%w: a signature is limited to %d bytes", errTooLarge, signature.MaxSize))
-		return
-	}
-	if len(entry.Content) > signature.MaxSize {
 		s.refuse(w, r, fmt.Errorf("%w: the signature has %d bytes, at most %d are taken", errTooLarge, len(entry.Content), signature.MaxSize))
 		return
 	}
