@@ -5,11 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 
-	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/store"
 )
 
@@ -21,6 +19,7 @@ func changes() []subtest {
 		{name: "content_immutable", run: testImmutable},
 		{name: "dense", run: testDense},
 		{name: "idempotent", limits: store.Limits{All: 4}, run: testIdempotent},
+		{name: "there_already", run: testThereAlready},
 		{name: "if", run: testIf},
 		{name: "at", run: testAt},
 		{name: "whole_or_not_at_all", limits: store.Limits{Uploaded: 4}, run: testWhole},
@@ -63,12 +62,13 @@ func testKept(f *fixture) {
 		c.Add = append(c.Add, s)
 	}
 	f.do(c)
-	f.has(image(), c.Add...)
-	for n, s := range f.get(image()).Signatures {
-		if !bytes.Equal(s.Content, contents[n]) {
-			f.Errorf("content %d: %d bytes that are not the %d stored", n, len(s.Content), len(contents[n]))
+	have := f.get(image()).Signatures
+	for n, want := range contents {
+		if n >= len(have) || !bytes.Equal(have[n].Content, want) {
+			f.Fatalf("content %d of %d, which is %.20q and has %d bytes, does not come back as it was", n, len(have), want, len(want))
 		}
 	}
+	f.same("what the image has", c.Add, have)
 }
 
 // testImmutable scribbles on everything the store gave out, and on what it was given.
@@ -78,7 +78,7 @@ func testImmutable(f *fixture) {
 	c.Then = []store.Task{task("t", epoch())}
 	c.Record.Names = []string{"one", "two"}
 	set := f.do(c)
-	want := f.state()
+	want := unshared(f.state())
 	scribble := func(s store.Set) {
 		for i := range s.Signatures {
 			clear(s.Signatures[i].Content)
@@ -111,6 +111,34 @@ func testImmutable(f *fixture) {
 		given.on()
 		f.same("the store after "+given.what+" was written to", want, f.state())
 	}
+}
+
+// unshared copies what a store may have given out without a copy.
+func unshared(s state) state {
+	for i, set := range s.Sets {
+		set.Signatures, set.Withdrawn = slices.Clone(set.Signatures), slices.Clone(set.Withdrawn)
+		for n := range set.Signatures {
+			set.Signatures[n].Content = bytes.Clone(set.Signatures[n].Content)
+		}
+		s.Sets[i] = set
+	}
+	for _, entries := range [][]store.Entry{s.Signatures, s.Withdrawals, s.Tasks} {
+		for n, e := range entries {
+			switch {
+			case e.Signature != nil:
+				entries[n].Signature = new(*e.Signature)
+			case e.Withdrawal != nil:
+				entries[n].Withdrawal = new(*e.Withdrawal)
+			default:
+				entries[n].Task = new(*e.Task)
+				entries[n].Task.Detail = bytes.Clone(e.Task.Detail)
+			}
+		}
+	}
+	for n := range s.Records {
+		s.Records[n].Names = slices.Clone(s.Records[n].Names)
+	}
+	return s
 }
 
 func testDense(f *fixture) {
@@ -152,6 +180,19 @@ func testIdempotent(f *fixture) {
 		f.same(fmt.Sprintf("change %d, done twice", n), once, f.do(c))
 		f.same(fmt.Sprintf("the store after change %d, done twice", n), want, f.state())
 	}
+}
+
+// testThereAlready adds what stands for something that is there, in other bytes or made anew.
+func testThereAlready(f *fixture) {
+	i := image()
+	before := f.do(store.Change{Image: i, Add: []store.Signature{signature(i, 1), own(i, 1)}})
+	otherBytes := withContent(i, 1, []byte("the same signature in other bytes"))
+	anew := withContent(i, 2, []byte("made again, later"))
+	anew.Own, anew.Fingerprint, anew.Reference = true, own(i, 1).Fingerprint, own(i, 1).Reference
+	f.same("the set", before, f.do(store.Change{Image: i, Add: []store.Signature{otherBytes, anew}, Record: admitted()}))
+	f.same("the records", []store.Record(nil), f.records())
+	f.do(store.Change{Image: i, Add: []store.Signature{otherBytes, signature(i, 2), signature(i, 2), anew}})
+	f.has(i, signature(i, 1), own(i, 1), signature(i, 2))
 }
 
 func testIf(f *fixture) {
@@ -286,76 +327,4 @@ func testContextEnded(f *fixture) {
 	f.do(c) // again, as ErrUnavailable says
 	f.has(image(), signature(image(), 1))
 	f.same("how many records there are", 2, len(f.records()))
-}
-
-// testApply does changes at random, to the store and to a model that is nothing but Apply.
-func testApply(f *fixture) {
-	limits := store.Limits{Uploaded: 6, Key: 3, All: 8, Bytes: 1500}
-	random := rand.New(rand.NewPCG(1, 2))
-	model := make(map[api.Image]store.Set)
-	var trail []store.Record
-	for n := range many(1000) {
-		f.clock.advance(time.Second)
-		i := images()[random.IntN(3)]
-		c := randomChange(random, i, model[i], n)
-		want, records, wantErr := model[i].Apply(c, limits)
-		got, err := f.s.Do(f.Context(), c)
-		for _, sentinel := range sentinels() {
-			if errors.Is(err, sentinel) != errors.Is(wantErr, sentinel) {
-				f.Fatalf("change %d, %s: %v, want %v", n, describe(c), err, wantErr)
-			}
-		}
-		if (err == nil) != (wantErr == nil) {
-			f.Fatalf("change %d, %s: %v, want %v", n, describe(c), err, wantErr)
-		}
-		if wantErr != nil {
-			want = model[i]
-			got = f.get(i)
-		}
-		f.same(fmt.Sprintf("change %d, %s", n, describe(c)), want, got)
-		model[i] = want
-		for _, r := range records {
-			r.Time = f.clock.now()
-			trail = append(trail, r)
-		}
-	}
-	for i, want := range model {
-		f.same("what "+i.String()+" has in the end", want, f.get(i))
-	}
-	f.same("the trail", trail, f.records())
-}
-
-func randomChange(random *rand.Rand, i api.Image, have store.Set, n int) store.Change {
-	some := func(percent int) bool { return random.IntN(100) < percent }
-	anyOf := func() store.Signature {
-		if s := random.IntN(16); s < 10 {
-			return signature(i, s)
-		}
-		return own(i, random.IntN(6))
-	}
-	c := store.Change{Image: i}
-	for some(60) {
-		c.Add = append(c.Add, anyOf())
-	}
-	if some(15) {
-		c.Drop = []string{anyOf().Name}
-	}
-	if some(15) {
-		w := withdrawal(fmt.Sprintf("w%d", n), []string{store.ScopeSignature, store.ScopeKey, store.ScopeImage}[max(0, random.IntN(8)-5)])
-		w.Name, w.Key = anyOf().Name, anyOf().Fingerprint
-		c.Withdraw = []store.Withdrawal{w}
-	}
-	if len(have.Withdrawn) > 0 && some(40) {
-		c.Lift = []store.Withdrawal{have.Withdrawn[random.IntN(len(have.Withdrawn))]}
-	}
-	if some(10) {
-		c.If = have.Version + uint64(random.IntN(2))
-	}
-	if some(10) {
-		c.At = random.IntN(6)
-	}
-	if some(80) {
-		c.Record = admitted()
-	}
-	return c
 }

@@ -15,6 +15,7 @@ func listings() []subtest {
 		{name: "list_tasks", run: testListTasks},
 		{name: "list_limit", run: testListLimit},
 		{name: "list_meanwhile", run: testListMeanwhile},
+		{name: "list_behind_gone", run: testListBehindGone},
 		{name: "list_cursor", run: testListCursor},
 	}
 }
@@ -141,18 +142,17 @@ func testListTasks(f *fixture) {
 	}
 }
 
-// testListLimit fills what comes in one change.
 func testListLimit(f *fixture) {
-	const all = 1003
-	c := store.Change{Image: image()}
-	for n := range all {
-		c.Add = append(c.Add, signature(image(), n))
-		c.Then = append(c.Then, task(fmt.Sprintf("%05d", n), epoch()))
-		w := withdrawal(fmt.Sprintf("%05d", n), store.ScopeKey)
-		w.Key = w.ID
-		c.Withdraw = append(c.Withdraw, w)
+	const each, all = 126, 8 * 126
+	for at, i := range images()[:8] {
+		c := store.Change{Image: i}
+		for n := range each {
+			w := withdrawal(fmt.Sprintf("%d %05d", at, n), store.ScopeKey)
+			w.Key = w.ID
+			c.Add, c.Withdraw, c.Then = append(c.Add, signature(i, n)), append(c.Withdraw, w), append(c.Then, task(w.ID, epoch()))
+		}
+		f.do(c)
 	}
-	f.do(c)
 	for _, kind := range []string{store.Signatures, store.Withdrawals, store.Tasks} {
 		for limit, want := range map[int]int{-5: 1, 0: 1, 1: 1, 7: 7, 1000: 1000, 1001: 1000, 1 << 30: 1000} {
 			page, next, err := f.s.List(f.Context(), store.Filter{Kind: kind}, "", limit)
@@ -241,6 +241,39 @@ func (f *fixture) churn(kind string, n int) {
 	f.do(comes)
 }
 
+// testListBehindGone goes on behind what is no longer there, and whose image has nothing else.
+func testListBehindGone(f *fixture) {
+	all := images()[6:12]
+	for n, i := range all {
+		w := withdrawal("w", store.ScopeKey)
+		w.Key = fingerprint(7)
+		c := adding(i, n, n)
+		c.Withdraw, c.Then = []store.Withdrawal{w}, []store.Task{task(fmt.Sprint(n), epoch())}
+		c.Then[0].Image = i
+		f.do(c)
+	}
+	for _, kind := range []string{store.Signatures, store.Withdrawals, store.Tasks} {
+		var after store.Cursor
+		for n, i := range all {
+			page, next, err := f.s.List(f.Context(), store.Filter{Kind: kind}, after, 1)
+			if err != nil || len(page) != 1 || page[0].Image != i || (next == "") != (n == len(all)-1) {
+				f.Fatalf("List of %s behind %d that are gone, of %d: %+v, cursor %q, %v; want the one of %s", kind, n, len(all), page, next, err, i)
+			}
+			after = next
+			c := store.Change{Image: i}
+			switch kind {
+			case store.Signatures:
+				c.Drop = []string{page[0].Signature.Name}
+			case store.Withdrawals:
+				c.Lift = []store.Withdrawal{*page[0].Withdrawal}
+			case store.Tasks:
+				c.Ends = &store.Task{Key: page[0].Task.Key, State: store.Done}
+			}
+			f.do(c)
+		}
+	}
+}
+
 func testListCursor(f *fixture) {
 	f.fill()
 	f.queue(task("a", epoch()), task("b", epoch()))
@@ -258,6 +291,11 @@ func testListCursor(f *fixture) {
 		refuses(kind, trail)
 		for _, c := range badCursors() {
 			refuses(kind, c)
+		}
+		for _, c := range damaged(f.listCursor(kind)) {
+			if _, _, err := f.s.List(f.Context(), store.Filter{Kind: kind}, c, 10); err != nil && !errors.Is(err, store.ErrCursor) {
+				f.Errorf("List of %s with a damaged cursor, %q: %v, want %v", kind, c, err, store.ErrCursor)
+			}
 		}
 		for _, other := range kinds {
 			if other != kind {

@@ -90,6 +90,17 @@ func badCursors() []store.Cursor {
 	return []store.Cursor{"?", "\x00", "\xff\xfe", "-1", "'; --", "../..", "99999999999999999999999999", store.Cursor(strings.Repeat("A", 100_000))}
 }
 
+// damaged are cursors that somebody tampered with, or cut. Some may happen to be good.
+func damaged(c store.Cursor) (all []store.Cursor) {
+	for n := range len(c) {
+		for _, with := range []string{"", "0", "9", "A", "_", "\x00", "\xff", string(c[n]) + string(c[n])} {
+			all = append(all, c[:n]+store.Cursor(with)+c[n+1:])
+		}
+		all = append(all, c[:n])
+	}
+	return all
+}
+
 func testRecordsCursor(f *fixture) {
 	refuses := func(what string, s store.Store, c store.Cursor) {
 		if page, _, err := s.Records(f.Context(), c, 10); !errors.Is(err, store.ErrCursor) {
@@ -107,6 +118,11 @@ func testRecordsCursor(f *fixture) {
 		refuses("a cursor of "+kind, f.s, f.listCursor(kind))
 	}
 	_, cursor := f.trail("", 10)
+	for _, c := range damaged(cursor) {
+		if _, _, err := f.s.Records(f.Context(), c, 10); err != nil && !errors.Is(err, store.ErrCursor) {
+			f.Errorf("Records with a damaged cursor, %q: %v, want %v", c, err, store.ErrCursor)
+		}
+	}
 	restored := f.another()
 	refuses("a cursor of before a backup was restored", restored, cursor)
 	if _, err := restored.Do(f.Context(), store.Change{Image: image(), Record: store.Record{Action: store.Refused}}); err != nil {

@@ -94,46 +94,54 @@ func testWritersSame(f *fixture) {
 	f.same("how many records there are", each, len(f.records()))
 }
 
-// testWritersIf has all writers replace what all of them read: only one can.
+// testWritersIf has all writers replace what all of them read, in many rounds: in each only one can.
 func testWritersIf(f *fixture) {
-	version := f.do(adding(image(), 0, 0)).Version
-	var won atomic.Int64
-	f.together(writers, func(w int) error {
-		c := adding(image(), w+1, w+1)
-		c.If, c.Drop = version, []string{signature(image(), 0).Name}
-		_, err := f.s.Do(f.Context(), c)
-		if err == nil {
-			won.Add(1)
-		} else if !errors.Is(err, store.ErrChanged) {
-			return err
-		}
-		return nil
-	})
-	f.same("how many had the version they read", int64(1), won.Load())
-	f.same("how many signatures there are", 1, len(f.get(image()).Signatures))
-	f.same("how many records there are", 2, len(f.records()))
-}
-
-// testWritersAt is what clients of a lookaside do: they find the end, and write there.
-func testWritersAt(f *fixture) {
-	f.together(writers, func(w int) error {
-		for {
-			set, err := f.s.Get(f.Context(), image())
-			if err != nil {
+	last := f.do(adding(image(), 0, 0))
+	rounds := many(200)
+	for round := range rounds {
+		var won atomic.Int64
+		f.together(writers, func(w int) error {
+			c := adding(image(), writers*round+w+1, writers*round+w+1)
+			c.If, c.Drop = last.Version, []string{last.Signatures[0].Name}
+			_, err := f.s.Do(f.Context(), c)
+			if err == nil {
+				won.Add(1)
+			} else if !errors.Is(err, store.ErrChanged) {
 				return err
 			}
-			c := adding(image(), w, w)
-			c.At = len(set.Signatures) + 1
-			if set, err = f.s.Do(f.Context(), c); errors.Is(err, store.ErrIndex) {
-				continue
-			}
-			if at := index(set, signature(image(), w).Name); err != nil || at != c.At {
-				return fmt.Errorf("writer %d: at %d, %w, want %d", w, at, err, c.At)
-			}
 			return nil
+		})
+		f.same("how many had the version they read", int64(1), won.Load())
+		last = f.get(image())
+		f.same("how many signatures there are", 1, len(last.Signatures))
+	}
+	f.same("how many records there are", 1+rounds, len(f.records()))
+}
+
+// testWritersAt is what clients of a lookaside do: they find the end, and write there. All of them
+// found it when there was nothing yet.
+func testWritersAt(f *fixture) {
+	f.together(writers, func(w int) error {
+		c := adding(image(), w, w)
+		for c.At = 1; ; {
+			set, err := f.s.Do(f.Context(), c)
+			if err == nil {
+				if at := index(set, c.Add[0].Name); at != c.At {
+					return fmt.Errorf("writer %d: its signature is at %d, want %d", w, at, c.At)
+				}
+				return nil
+			}
+			if !errors.Is(err, store.ErrIndex) {
+				return err
+			}
+			if set, err = f.s.Get(f.Context(), image()); err != nil {
+				return err
+			}
+			c.At = len(set.Signatures) + 1
 		}
 	})
 	f.same("how many signatures there are", writers, len(f.get(image()).Signatures))
+	f.same("how many records there are", writers, len(f.records()))
 }
 
 func testGetAfterDo(f *fixture) {
@@ -343,12 +351,16 @@ func (f *fixture) follow(limit int, over func() bool) (seen []string, err error)
 // testContextEnds lets contexts end while the store is at it, and does each change again, until it
 // is known to have happened.
 func testContextEnds(f *fixture) {
-	each := many(100)
+	each := many(60)
 	f.together(writers, func(w int) error {
 		for n := range each {
 			c := adding(image(), 1000*w+n, 1000*w+n)
 			ctx, cancel := context.WithCancel(f.Context())
-			go cancel()
+			if n%3 == 0 {
+				cancel() // before it begins
+			} else {
+				go cancel()
+			}
 			if _, err := f.s.Do(ctx, c); err != nil && !errors.Is(err, store.ErrUnavailable) {
 				return fmt.Errorf("Do, when its context ended: %w, want %w", err, store.ErrUnavailable)
 			}
