@@ -7,6 +7,7 @@ const (
 	CodeDenied           = "DENIED"
 	CodeDigestInvalid    = "DIGEST_INVALID"
 	CodeManifestInvalid  = "MANIFEST_INVALID"
+	CodeManifestUnknown  = "MANIFEST_UNKNOWN"
 	CodeNameInvalid      = "NAME_INVALID"
 	CodeSignatureExists  = "SIGNATURE_EXISTS"
 	CodeSignatureInvalid = "SIGNATURE_INVALID"

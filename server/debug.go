@@ -20,7 +20,7 @@ func (s *Server) DebugHandler() http.Handler {
 	r := chi.NewRouter()
 	r.Use(func(next http.Handler) http.Handler { return s.observed(routeDebug, s.guarded(next)) })
 	r.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(s.c.Metrics, promhttp.HandlerOpts{}))
-	r.Get("/healthz", func(w http.ResponseWriter, r *http.Request) { writeState(w, http.StatusOK, state{Status: "ok"}) })
+	r.Get("/healthz", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, http.StatusOK, state{Status: "ok"}) })
 	r.Get("/readyz", s.serveReady)
 	if s.c.Profiling {
 		r.HandleFunc("/debug/pprof/*", pprof.Index)
@@ -50,18 +50,18 @@ func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
 	set, err := s.c.Store.Get(ctx, probe)
 	switch {
 	case s.leaving.Load():
-		writeState(w, http.StatusServiceUnavailable, state{Status: "shutting down"})
+		writeJSON(w, http.StatusServiceUnavailable, state{Status: "shutting down"})
 	case err != nil:
 		eventOf(r).err = err
-		writeState(w, http.StatusServiceUnavailable, state{Status: "not ready", Store: "away"})
+		writeJSON(w, http.StatusServiceUnavailable, state{Status: "not ready", Store: "away"})
 	case !set.AsOf.IsZero():
-		writeState(w, http.StatusOK, state{Status: "ok", Store: fmt.Sprintf("away; serving what was current at %s", set.AsOf.Format(time.RFC3339))})
+		writeJSON(w, http.StatusOK, state{Status: "ok", Store: fmt.Sprintf("away; serving what was current at %s", set.AsOf.Format(time.RFC3339))})
 	default:
-		writeState(w, http.StatusOK, state{Status: "ok", Store: "ok"})
+		writeJSON(w, http.StatusOK, state{Status: "ok", Store: "ok"})
 	}
 }
 
-func writeState(w http.ResponseWriter, status int, v state) {
+func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)

@@ -20,6 +20,7 @@ var (
 	errOrigin   = errors.New("requests from other sites are refused")
 	errPath     = errors.New("the path means something else when it is decoded: send it without escapes")
 	errTooLarge = errors.New("too large")
+	errRequest  = errors.New("the request does not read")
 	errMethod   = errors.New("method not allowed")
 	errNotFound = errors.New("not found")
 	errBusy     = errors.New("the store did not answer in time")
@@ -45,6 +46,8 @@ var refusals = []refusal{
 	{err: api.ErrBody, status: http.StatusBadRequest, code: api.CodeSignatureInvalid},
 	{err: signature.ErrMalformed, status: http.StatusBadRequest, code: api.CodeSignatureInvalid},
 	{err: admission.ErrOtherDigest, status: http.StatusBadRequest, code: api.CodeSignatureInvalid},
+	{err: errRequest, status: http.StatusBadRequest, code: api.CodeUnsupported},
+	{err: registry.ErrUnknown, status: http.StatusNotFound, code: api.CodeManifestUnknown},
 	{err: errTooLarge, status: http.StatusRequestEntityTooLarge, code: api.CodeSignatureInvalid},
 	{err: signature.ErrUnknownKey, status: http.StatusForbidden, code: api.CodeDenied},
 	{err: signature.ErrUnverified, status: http.StatusForbidden, code: api.CodeDenied},

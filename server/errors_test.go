@@ -35,6 +35,8 @@ func TestRefusals(t *testing.T) {
 		{api.ErrBody, 400, "SIGNATURE_INVALID", shown},
 		{signature.ErrMalformed, 400, "SIGNATURE_INVALID", shown},
 		{admission.ErrOtherDigest, 400, "SIGNATURE_INVALID", shown},
+		{errRequest, 400, "UNSUPPORTED", shown},
+		{registry.ErrUnknown, 404, "MANIFEST_UNKNOWN", shown},
 		{errTooLarge, 413, "SIGNATURE_INVALID", shown},
 		{signature.ErrUnknownKey, 403, "DENIED", shown},
 		{signature.ErrUnverified, 403, "DENIED", shown},

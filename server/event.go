@@ -13,6 +13,7 @@ const (
 	routeRegistry  = "registry"
 	routeExtension = "extension"
 	routeLookaside = "lookaside"
+	routeVerify    = "verify"
 	routeDebug     = "debug"
 	routeNone      = "none"
 )

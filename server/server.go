@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/policy"
 	"github.com/countersign-dev/countersign/server/admission"
 	"github.com/countersign-dev/countersign/server/registry"
 	"github.com/countersign-dev/countersign/server/signing"
@@ -28,6 +29,8 @@ type Config struct {
 	Store    store.Store
 	Door     *admission.Door
 	Signing  *signing.Signing
+	// Profiles are the policies that nodes enforce, by name. With one, nobody need name it.
+	Profiles map[string]func() *policy.Policy
 	// DropForeign answers 201 to a signature that clients copied along and that is not admitted,
 	// and records it instead of storing it; by default it is refused (design.md 3, Admission).
 	DropForeign bool
@@ -40,11 +43,12 @@ type Config struct {
 
 // A Server answers the main listener and the debug listener.
 type Server struct {
-	c       Config
-	names   map[string]bool // host names without ports, for the Host check
-	metrics *metrics
-	outage  outage
-	leaving atomic.Bool
+	c         Config
+	names     map[string]bool // host names without ports, for the Host check
+	metrics   *metrics
+	outage    outage
+	leaving   atomic.Bool
+	verifying chan struct{} // what is verified at a time
 }
 
 // New returns a server. Nothing runs yet and nothing is open: it has handlers.
@@ -56,7 +60,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{c: c, names: map[string]bool{}, metrics: m}
+	s := &Server{c: c, names: map[string]bool{}, metrics: m, verifying: make(chan struct{}, 2)}
 	for _, h := range c.Hosts {
 		s.names[hostname(h)] = true
 	}
@@ -76,11 +80,15 @@ func (s *Server) Handler() http.Handler {
 		{routeExtension, api.ExtensionPrefix, s.plain(http.HandlerFunc(s.serveExtension))},
 		{routeLookaside, api.SigstorePrefix, s.plain(http.HandlerFunc(s.serveSigstore))},
 		{routeLookaside, api.LookasidePrefix, s.plain(http.HandlerFunc(s.serveLookaside))},
+		{routeVerify, api.VerifyPath, http.HandlerFunc(s.serveVerify)},
 	}
 	r := chi.NewRouter()
 	for i, route := range routes {
 		routes[i].handler = s.observed(route.name, s.guarded(route.handler))
-		r.Handle(route.prefix+"*", routes[i].handler)
+		if strings.HasSuffix(route.prefix, "/") {
+			route.prefix += "*"
+		}
+		r.Handle(route.prefix, routes[i].handler)
 	}
 	r.Handle(strings.TrimSuffix(api.RegistryPrefix, "/"), routes[0].handler)
 	none := s.observed(routeNone, s.guarded(refused(errNotFound)))

@@ -7,19 +7,25 @@ import (
 	"strings"
 )
 
+// A flagSet is a command's flags, and the arguments it takes behind them, as its help names them:
+// each one is wanted.
+type flagSet struct {
+	*flag.FlagSet
+	arguments string
+}
+
 // newFlags returns the flags of a command whose help starts with this text.
-func newFlags(name, text string) *flag.FlagSet {
-	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+func newFlags(name, text string) *flagSet {
+	flags := &flagSet{FlagSet: flag.NewFlagSet(name, flag.ContinueOnError)}
 	flags.Usage = func() {
-		fmt.Fprintf(flags.Output(), "usage: countersign %s [flags]\n\n%s\n\n", name, text)
+		fmt.Fprintf(flags.Output(), "usage: countersign %s [flags] %s\n\n%s\n\n", name, flags.arguments, text)
 		flags.PrintDefaults()
 	}
 	return flags
 }
 
-// parse reads the command line, and for what it leaves out the environment. What is left is one
-// mistake: no command with flags takes anything else.
-func parse(t terminal, flags *flag.FlagSet, args []string) error {
+// parse reads the command line, and for what it leaves out the environment.
+func parse(t terminal, flags *flagSet, args []string) error {
 	flags.SetOutput(io.Discard) // a mistake is reported once, by report
 	usage := flags.Usage
 	flags.Usage = func() {}
@@ -30,10 +36,16 @@ func parse(t terminal, flags *flag.FlagSet, args []string) error {
 	} else if err != nil {
 		return usageError{err}
 	}
-	if flags.NArg() > 0 {
-		return usageError{fmt.Errorf("what is %q?", flags.Arg(0))}
+	want := strings.Fields(flags.arguments)
+	switch {
+	case flags.NArg() > len(want) && strings.HasPrefix(flags.Arg(len(want)), "-"):
+		return usageError{fmt.Errorf("flags stand in front of %s: what is %q?", flags.arguments, flags.Arg(len(want)))}
+	case flags.NArg() > len(want):
+		return usageError{fmt.Errorf("what is %q?", flags.Arg(len(want)))}
+	case flags.NArg() < len(want):
+		return usageError{fmt.Errorf("%s is missing", want[flags.NArg()])}
 	}
-	return fromEnvironment(t, flags)
+	return fromEnvironment(t, flags.FlagSet)
 }
 
 // fromEnvironment sets every flag that was not given from its twin, COUNTERSIGN_LISTEN for -listen.

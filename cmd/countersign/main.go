@@ -17,8 +17,9 @@ import (
 
 // Exit codes of every command; a command with more of them says so in its help.
 const (
-	exitFailed = 1
-	exitUsage  = 2
+	exitFailed    = 1
+	exitUsage     = 2
+	exitUndecided = 2 // of verify: neither accepted nor rejected
 )
 
 // A terminal is where a command reads its environment and writes.
@@ -36,6 +37,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"serve", "run the server", serve},
+		{"verify", "say what a node policy says of an image, and why", verify},
 		{"keys", "adopt the server's own key", keys},
 		{"version", "say which version this is", version},
 	}
@@ -69,6 +71,16 @@ func run(ctx context.Context, t terminal, args []string) int {
 // A usageError is a mistake in the command line.
 type usageError struct{ error }
 
+// An exitError ends with a code of its own; without err everything has been said.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e exitError) Error() string { return fmt.Sprint(e.err) }
+
+func (e exitError) Unwrap() error { return e.err }
+
 func report(t terminal, name string, err error) int {
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
@@ -77,8 +89,14 @@ func report(t terminal, name string, err error) int {
 		fmt.Fprintf(t.stderr, "countersign %s: %v\nhint: countersign %s -h\n", name, err, name)
 		return exitUsage
 	}
-	fmt.Fprintf(t.stderr, "countersign %s: %v\n", name, err)
-	return exitFailed
+	own, ok := errors.AsType[exitError](err)
+	if !ok {
+		own = exitError{exitFailed, err}
+	}
+	if own.err != nil {
+		fmt.Fprintf(t.stderr, "countersign %s: %v\n", name, own.err)
+	}
+	return own.code
 }
 
 func help(w io.Writer) {

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/policy"
 	"github.com/countersign-dev/countersign/server"
 	"github.com/countersign-dev/countersign/server/admission"
 	"github.com/countersign-dev/countersign/server/registry"
@@ -75,9 +78,12 @@ func logger(stderr *os.File) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(stderr, nil))
 }
 
+// isTerminal tells a terminal from files and pipes; of other character devices only /dev/null is
+// ever written to.
 func isTerminal(f *os.File) bool {
 	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	null, nullErr := os.Stat(os.DevNull)
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && (nullErr != nil || !os.SameFile(info, null))
 }
 
 // A house is everything that a server stands on, opened.
@@ -88,11 +94,12 @@ type house struct {
 	server   *server.Server
 	signer   *signature.FileSigner // nil: nothing is signed
 	made     bool                  // the key was made just now
+	live     map[string]*admission.Live
 }
 
 // open opens the parts from the ground up. What it opened before an error is closed again.
 func open(ctx context.Context, s settings, log *slog.Logger) (_ *house, err error) {
-	h := &house{log: log}
+	h := &house{log: log, live: map[string]*admission.Live{}}
 	defer func() {
 		if err != nil {
 			h.close()
@@ -147,26 +154,93 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 	if rules, err = signing.New(c); err != nil {
 		return err
 	}
+	profiles, err := h.profiles(s)
+	if err != nil {
+		return err
+	}
+	h.watch(ctx, metrics)
 	h.server, err = server.New(server.Config{
-		Hosts: s.Hosts, Registry: h.registry, Store: h.store, Door: door, Signing: rules,
+		Hosts: s.Hosts, Registry: h.registry, Store: h.store, Door: door, Signing: rules, Profiles: profiles,
 		DropForeign: s.Admission.Foreign == "drop", Advertise: s.Advertise, Profiling: s.Profiling,
 		Log: h.log, Metrics: metrics, Clock: time.Now,
 	})
 	return err
 }
 
+// door opens what says who may upload: a policy file, or the trusted directory.
 func (h *house) door(s settings) (*admission.Door, error) {
-	if err := os.MkdirAll(s.Admission.Trusted, 0o755); err != nil {
-		return nil, err
+	c := admission.Config{Hosts: s.Hosts, Clients: s.Admission.Clients, Clock: time.Now}
+	var live *admission.Live
+	var err error
+	if s.Admission.Policy != "" {
+		live, err = admission.OpenPolicy(s.Admission.Policy, h.log)
+		c.Remedy = "a signedBy requirement of the admission policy would admit a key"
+	} else {
+		if err := os.MkdirAll(s.Admission.Trusted, 0o755); err != nil {
+			return nil, err
+		}
+		live, err = admission.OpenTrusted(s.Admission.Trusted, s.Hosts, h.log)
+		c.Remedy = "to trust a key, put its public part into " + s.Admission.Trusted
 	}
-	trusted, err := admission.OpenTrusted(s.Admission.Trusted, s.Hosts, h.log)
 	if err != nil {
 		return nil, err
 	}
-	return admission.New(admission.Config{
-		Hosts: s.Hosts, Policy: trusted.Policy, Clients: s.Admission.Clients, Clock: time.Now,
-		Remedy: fmt.Sprintf("to trust a key, put its public part into %s; to copy an image without the signatures it has, use --remove-signatures", s.Admission.Trusted),
-	}), nil
+	c.Remedy += "; to copy an image without the signatures it has, use --remove-signatures"
+	c.Policy = live.Policy
+	h.live["admission"] = live
+	return admission.New(c), nil
+}
+
+// profiles opens the policies of nodes. Without any there is one, default: what the server's key
+// signed for its hosts.
+func (h *house) profiles(s settings) (map[string]func() *policy.Policy, error) {
+	profiles := map[string]func() *policy.Policy{}
+	for name, file := range s.Nodes {
+		live, err := admission.OpenPolicy(file, h.log)
+		if err != nil {
+			return nil, fmt.Errorf("nodes: %s: %w", name, err)
+		}
+		profiles[name], h.live["nodes/"+name] = live.Policy, live
+	}
+	if len(profiles) == 0 {
+		ring := signature.Join()
+		if h.signer != nil {
+			ring = h.signer.Key()
+		}
+		own := policy.Trust(s.Hosts, ring)
+		profiles["default"] = func() *policy.Policy { return own }
+	}
+	return profiles, nil
+}
+
+// watch shows which policies no longer read, and reads them all again at SIGHUP.
+func (h *house) watch(ctx context.Context, metrics prometheus.Registerer) {
+	for name, live := range h.live {
+		metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "countersign_policy_current", Help: "1 while a policy's files read; 0 while they do not, and what they said before is in force.",
+			ConstLabels: prometheus.Labels{"policy": name},
+		}, func() float64 {
+			if live.Err() != nil {
+				return 0
+			}
+			return 1
+		}))
+	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	go func() {
+		defer signal.Stop(hangup)
+		for {
+			select {
+			case <-hangup:
+				for _, live := range h.live {
+					live.Reload()
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
 }
 
 // run serves until ctx ends, then lets requests end.

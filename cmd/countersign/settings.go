@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -22,15 +23,16 @@ import (
 // A settings is what a server runs with: defaults, then the file, the environment and the flags,
 // each over the one before. Of two kinds of one thing there is never a silent choice.
 type settings struct {
-	Data        string       `yaml:"data"`        // directory of all that is not placed elsewhere
-	Listen      string       `yaml:"listen"`      // host:port of the registry and the signatures
-	DebugListen string       `yaml:"debugListen"` // host:port of metrics and health
-	Hosts       []string     `yaml:"hosts"`       // what nodes call this registry; empty: as it listens
-	Advertise   bool         `yaml:"advertise"`   // the signature extension, to clients
-	Registry    registryAt   `yaml:"registry"`
-	Store       storeAt      `yaml:"store"`
-	Admission   admissionBy  `yaml:"admission"`
-	Limits      store.Limits `yaml:"limits"` // of one image
+	Data        string            `yaml:"data"`        // directory of all that is not placed elsewhere
+	Listen      string            `yaml:"listen"`      // host:port of the registry and the signatures
+	DebugListen string            `yaml:"debugListen"` // host:port of metrics and health
+	Hosts       []string          `yaml:"hosts"`       // what nodes call this registry; empty: as it listens
+	Advertise   bool              `yaml:"advertise"`   // the signature extension, to clients
+	Registry    registryAt        `yaml:"registry"`
+	Store       storeAt           `yaml:"store"`
+	Admission   admissionBy       `yaml:"admission"`
+	Nodes       map[string]string `yaml:"nodes"`  // policy files of nodes, by profile
+	Limits      store.Limits      `yaml:"limits"` // of one image
 
 	SignOn    []signing.Trigger `yaml:"-"`
 	Profiling bool              `yaml:"-"`
@@ -45,7 +47,8 @@ type storeAt struct {
 }
 
 type admissionBy struct {
-	Trusted string            `yaml:"trusted"` // directory; empty: below Data
+	Policy  string            `yaml:"policy"`  // file; or
+	Trusted string            `yaml:"trusted"` // directory; both empty: below Data
 	Clients signature.Clients `yaml:"clients"` // who must be able to read what is admitted
 	Foreign string            `yaml:"foreign"` // refuse or drop
 }
@@ -135,7 +138,7 @@ func (s *settings) place() {
 	for at, name := range map[*string]string{
 		&s.Registry.Embedded: "registry", &s.Store.Directory: "signatures", &s.Admission.Trusted: "trusted",
 	} {
-		if *at == "" {
+		if *at == "" && !(at == &s.Admission.Trusted && s.Admission.Policy != "") {
 			*at = filepath.Join(s.Data, name)
 		}
 	}
@@ -143,13 +146,23 @@ func (s *settings) place() {
 
 func (s *settings) check() error {
 	switch {
+	case s.Admission.Policy != "" && s.Admission.Trusted != "":
+		return errors.New("admission.policy and admission.trusted both say who may upload: leave one out")
 	case s.Admission.Clients != signature.AllClients && s.Admission.Clients != signature.RecentClients:
 		return fmt.Errorf("admission.clients is %q; it can be all or recent", s.Admission.Clients)
 	case s.Admission.Foreign != "refuse" && s.Admission.Foreign != "drop":
 		return fmt.Errorf("admission.foreign is %q; it can be refuse or drop", s.Admission.Foreign)
 	}
+	for profile := range s.Nodes {
+		if !profileName.MatchString(profile) {
+			return fmt.Errorf("nodes: %q cannot be a profile's name: letters, digits, . _ and - are wanted", profile)
+		}
+	}
 	return errors.Join(s.checkLimits(), s.checkHosts(), s.checkAddresses())
 }
+
+// profileName keeps what ends up in URLs, logs and metrics plain.
+var profileName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 // Clients stop at 128 signatures and at a list of 4 MiB (protocol.md 1.3, 3.4).
 func (s *settings) checkLimits() error {
