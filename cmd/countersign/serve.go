@@ -8,22 +8,9 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
-
-	"github.com/countersign-dev/countersign/api"
-	"github.com/countersign-dev/countersign/policy"
-	"github.com/countersign-dev/countersign/server"
-	"github.com/countersign-dev/countersign/server/admission"
-	"github.com/countersign-dev/countersign/server/registry"
-	"github.com/countersign-dev/countersign/server/signing"
-	"github.com/countersign-dev/countersign/signature"
-	"github.com/countersign-dev/countersign/store/disk"
 )
 
 // drain is how long requests may take to end after SIGTERM: a push of a large layer is cut then.
@@ -86,163 +73,6 @@ func isTerminal(f *os.File) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0 && (nullErr != nil || !os.SameFile(info, null))
 }
 
-// A house is everything that a server stands on, opened.
-type house struct {
-	log      *slog.Logger
-	store    *disk.Store
-	registry *registry.Embedded
-	server   *server.Server
-	signer   *signature.FileSigner // nil: nothing is signed
-	made     bool                  // the key was made just now
-	live     map[string]*admission.Live
-}
-
-// open opens the parts from the ground up. What it opened before an error is closed again.
-func open(ctx context.Context, s settings, log *slog.Logger) (_ *house, err error) {
-	h := &house{log: log, live: map[string]*admission.Live{}}
-	defer func() {
-		if err != nil {
-			h.close()
-		}
-	}()
-	if err := os.MkdirAll(s.Data, 0o755); err != nil {
-		return nil, err
-	}
-	h.store, err = disk.Open(s.Store.Directory, disk.Options{Limits: s.Limits, Clock: time.Now, Damaged: func(image api.Image, name string, err error) {
-		log.Error("a stored signature does not read and is left out", "image", image.String(), "name", name, "error", err)
-	}})
-	if err != nil {
-		return nil, err
-	}
-	h.signer, h.made, err = keyIn(s.Data).open(ctx, h.store, time.Now)
-	if err != nil {
-		return nil, err
-	}
-	if h.signer == nil {
-		log.Warn("nothing is signed: there are signatures, and the key in keys/server.key is gone; bring it back from a backup", "data", s.Data)
-	}
-	return h, h.assemble(ctx, s)
-}
-
-func (h *house) assemble(ctx context.Context, s settings) error {
-	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	door, err := h.door(s)
-	if err != nil {
-		return err
-	}
-	c := signing.Config{
-		Hosts: s.Hosts, On: s.SignOn, Store: h.store, Door: door, Limits: s.Limits,
-		Clock: time.Now, Log: h.log, Metrics: metrics,
-	}
-	if h.signer != nil {
-		c.Signer = h.signer
-	}
-	// The registry tells the signing of pushes, and the signing asks the registry what a tag is.
-	var rules *signing.Signing
-	h.registry, err = registry.NewEmbedded(ctx, registry.EmbeddedConfig{
-		Directory: s.Registry.Embedded,
-		Pushed:    func(ctx context.Context, p registry.Push) error { return rules.Pushed(ctx, p) },
-		Tagged:    func(ctx context.Context, p registry.Push) error { return rules.Tagged(ctx, p) },
-		Refusal:   server.Refusal,
-		Log:       h.log,
-	})
-	if err != nil {
-		return err
-	}
-	c.Registry = h.registry
-	if rules, err = signing.New(c); err != nil {
-		return err
-	}
-	profiles, err := h.profiles(s)
-	if err != nil {
-		return err
-	}
-	h.watch(ctx, metrics)
-	h.server, err = server.New(server.Config{
-		Hosts: s.Hosts, Registry: h.registry, Store: h.store, Door: door, Signing: rules, Profiles: profiles,
-		DropForeign: s.Admission.Foreign == "drop", Advertise: s.Advertise, Profiling: s.Profiling,
-		Log: h.log, Metrics: metrics, Clock: time.Now,
-	})
-	return err
-}
-
-// door opens what says who may upload: a policy file, or the trusted directory.
-func (h *house) door(s settings) (*admission.Door, error) {
-	c := admission.Config{Hosts: s.Hosts, Clients: s.Admission.Clients, Clock: time.Now}
-	var live *admission.Live
-	var err error
-	if s.Admission.Policy != "" {
-		live, err = admission.OpenPolicy(s.Admission.Policy, h.log)
-		c.Remedy = "a signedBy requirement of the admission policy would admit a key"
-	} else {
-		if err := os.MkdirAll(s.Admission.Trusted, 0o755); err != nil {
-			return nil, err
-		}
-		live, err = admission.OpenTrusted(s.Admission.Trusted, s.Hosts, h.log)
-		c.Remedy = "to trust a key, put its public part into " + s.Admission.Trusted
-	}
-	if err != nil {
-		return nil, err
-	}
-	c.Remedy += "; to copy an image without the signatures it has, use --remove-signatures"
-	c.Policy = live.Policy
-	h.live["admission"] = live
-	return admission.New(c), nil
-}
-
-// profiles opens the policies of nodes. Without any there is one, default: what the server's key
-// signed for its hosts.
-func (h *house) profiles(s settings) (map[string]func() *policy.Policy, error) {
-	profiles := map[string]func() *policy.Policy{}
-	for name, file := range s.Nodes {
-		live, err := admission.OpenPolicy(file, h.log)
-		if err != nil {
-			return nil, fmt.Errorf("nodes: %s: %w", name, err)
-		}
-		profiles[name], h.live["nodes/"+name] = live.Policy, live
-	}
-	if len(profiles) == 0 {
-		ring := signature.Join()
-		if h.signer != nil {
-			ring = h.signer.Key()
-		}
-		own := policy.Trust(s.Hosts, ring)
-		profiles["default"] = func() *policy.Policy { return own }
-	}
-	return profiles, nil
-}
-
-// watch shows which policies no longer read, and reads them all again at SIGHUP.
-func (h *house) watch(ctx context.Context, metrics prometheus.Registerer) {
-	for name, live := range h.live {
-		metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "countersign_policy_current", Help: "1 while a policy's files read; 0 while they do not, and what they said before is in force.",
-			ConstLabels: prometheus.Labels{"policy": name},
-		}, func() float64 {
-			if live.Err() != nil {
-				return 0
-			}
-			return 1
-		}))
-	}
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	go func() {
-		defer signal.Stop(hangup)
-		for {
-			select {
-			case <-hangup:
-				for _, live := range h.live {
-					live.Reload()
-				}
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-}
-
 // run serves until ctx ends, then lets requests end.
 func (h *house) run(ctx context.Context, main, debug net.Listener) error {
 	servers := map[net.Listener]*http.Server{main: h.http(h.server.Handler()), debug: h.http(h.server.DebugHandler())}
@@ -278,18 +108,5 @@ func (h *house) http(handler http.Handler) *http.Server {
 	return &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelWarn),
-	}
-}
-
-func (h *house) close() {
-	var errs []error
-	if h.registry != nil {
-		errs = append(errs, h.registry.Close())
-	}
-	if h.store != nil {
-		errs = append(errs, h.store.Close())
-	}
-	if err := errors.Join(errs...); err != nil {
-		h.log.Error("closing", "error", err)
 	}
 }
