@@ -92,15 +92,20 @@ func (s *Server) putEntry(w http.ResponseWriter, r *http.Request, image api.Imag
 	w.WriteHeader(http.StatusCreated)
 }
 
+// maxDrained bounds what is read of a body that is too large, so that its sender reads the answer:
+// one whose connection is closed while it writes sees only that.
+const maxDrained = 4 << 20
+
 // readBody reads at most limit bytes, more is errTooLarge, and for half a minute: whoever sends
 // so little slower than that holds the connection, not the signature.
 func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	slow := time.AfterFunc(30*time.Second, func() {
-		_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
+		_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // a recorder has none
 	})
 	defer slow.Stop()
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	if int64(len(body)) > limit {
+		_, _ = io.CopyN(io.Discard, r.Body, maxDrained)
 		return nil, fmt.Errorf("%w: the body is limited to %d bytes", errTooLarge, limit)
 	}
 	if err != nil {
