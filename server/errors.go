@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"net/http"
+	"strconv"
 
 	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/policy"
+	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/server/admission"
 	"github.com/countersign-dev/countersign/server/registry"
 	"github.com/countersign-dev/countersign/signature"
@@ -49,6 +52,9 @@ var refusals = []refusal{
 	{err: errRequest, status: http.StatusBadRequest, code: api.CodeUnsupported},
 	{err: registry.ErrUnknown, status: http.StatusNotFound, code: api.CodeManifestUnknown},
 	{err: errTooLarge, status: http.StatusRequestEntityTooLarge, code: api.CodeSignatureInvalid},
+	{err: access.ErrUnauthorized, status: http.StatusUnauthorized, code: api.CodeUnauthorized},
+	{err: access.ErrForbidden, status: http.StatusForbidden, code: api.CodeDenied},
+	{err: access.ErrTooMany, status: http.StatusTooManyRequests, code: api.CodeTooManyRequests},
 	{err: signature.ErrUnknownKey, status: http.StatusForbidden, code: api.CodeDenied},
 	{err: signature.ErrUnverified, status: http.StatusForbidden, code: api.CodeDenied},
 	{err: admission.ErrClients, status: http.StatusForbidden, code: api.CodeDenied},
@@ -64,6 +70,7 @@ var refusals = []refusal{
 	{err: errBusy, status: http.StatusTooManyRequests, code: api.CodeTooManyRequests, message: "the store of signatures is away: try again in a moment"},
 	{err: errAway, status: http.StatusServiceUnavailable, code: api.CodeUnavailable, message: "the store of signatures is away: tell whoever runs this server"},
 	{err: store.ErrUnavailable, status: http.StatusServiceUnavailable, code: api.CodeUnavailable, message: "the store of signatures is away: try again"},
+	{err: access.ErrUnavailable, status: http.StatusServiceUnavailable, code: api.CodeUnavailable, message: "who may do this cannot be asked now: try again"},
 	{err: registry.ErrUnavailable, status: http.StatusServiceUnavailable, code: api.CodeUnavailable, message: "the registry is away: try again"},
 	{err: context.Canceled, status: http.StatusServiceUnavailable, code: api.CodeUnavailable, message: "the request ended before its answer"},
 	{err: context.DeadlineExceeded, status: http.StatusServiceUnavailable, code: api.CodeUnavailable, message: "the answer took too long: try again"},
@@ -103,7 +110,12 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
-	if row.status == http.StatusTooManyRequests {
+	if c, ok := errors.AsType[*access.Challenge](err); ok {
+		h["Www-Authenticate"] = c.Header
+	}
+	if wait, ok := errors.AsType[*access.Wait](err); ok {
+		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.For.Seconds()))))
+	} else if row.status == http.StatusTooManyRequests {
 		h.Set("Retry-After", "2")
 	}
 	w.WriteHeader(row.status)

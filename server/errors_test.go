@@ -12,6 +12,7 @@ import (
 
 	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/policy"
+	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/server/admission"
 	"github.com/countersign-dev/countersign/server/registry"
 	"github.com/countersign-dev/countersign/signature"
@@ -21,7 +22,7 @@ import (
 // One test a row of the table: what an error is on the wire, and whether its text goes out.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
-	const shown, hidden = true, false
+	const shown, hidden = true, false // hidden: a message of ours in place of the error's
 	tests := []struct {
 		err    error
 		status int
@@ -38,6 +39,9 @@ func TestRefusals(t *testing.T) {
 		{errRequest, 400, "UNSUPPORTED", shown},
 		{registry.ErrUnknown, 404, "MANIFEST_UNKNOWN", shown},
 		{errTooLarge, 413, "SIGNATURE_INVALID", shown},
+		{access.ErrUnauthorized, 401, "UNAUTHORIZED", shown},
+		{access.ErrForbidden, 403, "DENIED", shown},
+		{access.ErrTooMany, 429, "TOOMANYREQUESTS", shown},
 		{signature.ErrUnknownKey, 403, "DENIED", shown},
 		{signature.ErrUnverified, 403, "DENIED", shown},
 		{admission.ErrClients, 403, "DENIED", shown},
@@ -53,6 +57,7 @@ func TestRefusals(t *testing.T) {
 		{errBusy, 429, "TOOMANYREQUESTS", hidden},
 		{errAway, 503, "UNAVAILABLE", hidden},
 		{store.ErrUnavailable, 503, "UNAVAILABLE", hidden},
+		{access.ErrUnavailable, 503, "UNAVAILABLE", hidden},
 		{registry.ErrUnavailable, 503, "UNAVAILABLE", hidden},
 		{context.Canceled, 503, "UNAVAILABLE", hidden},
 		{context.DeadlineExceeded, 503, "UNAVAILABLE", hidden},

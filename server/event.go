@@ -21,11 +21,12 @@ const (
 // An event is one request: handlers fill it, and it is logged once, when the answer is out.
 // It never holds a query string, a header or a body.
 type event struct {
-	route  string
-	image  string
-	index  int
-	signer string // fingerprint of what was uploaded
-	err    error
+	route   string
+	image   string
+	index   int
+	signer  string // fingerprint of what was uploaded
+	subject string // who asks, as access knows them; empty before it was asked
+	err     error
 }
 
 type eventKey struct{}
@@ -67,6 +68,9 @@ func (s *Server) log(r *http.Request, e *event, status int, took time.Duration) 
 	}
 	if e.index != 0 {
 		attrs = append(attrs, slog.Int("index", e.index))
+	}
+	if e.subject != "" {
+		attrs = append(attrs, slog.String("subject", e.subject))
 	}
 	if e.signer != "" {
 		attrs = append(attrs, slog.String("signer", e.signer))

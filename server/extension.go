@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/signature"
 	"github.com/countersign-dev/countersign/store"
 )
@@ -22,15 +23,34 @@ func (s *Server) serveExtension(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	eventOf(r).image = image.String()
-	switch r.Method {
-	case http.MethodGet, http.MethodHead:
+	switch {
+	case isRead(r):
+		if err := s.mayRead(r, image); err != nil {
+			writeError(w, r, err)
+			return
+		}
 		s.listSignatures(w, r, image)
-	case http.MethodPut:
+	case r.Method == http.MethodPut:
+		if err := s.may(r, access.Push, image.Host, image.Repository); err != nil {
+			writeError(w, r, err)
+			return
+		}
 		s.putEntry(w, r, image)
 	default:
 		w.Header().Set("Allow", "GET, HEAD, PUT")
 		writeError(w, r, errMethod)
 	}
+}
+
+// mayRead is may for a read of the extension: that nobody can decide is an outage like the store's.
+func (s *Server) mayRead(r *http.Request, image api.Image) error {
+	err := s.may(r, access.Pull, image.Host, image.Repository)
+	if !errors.Is(err, access.ErrUnavailable) {
+		s.undecided.over()
+		return err
+	}
+	s.undecided.began(s.c.Clock())
+	return s.undecided.extensionError(s.c.Clock(), err)
 }
 
 // listSignatures answers 200 for every image, also one that nobody has heard of: a client's

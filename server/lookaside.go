@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/signature"
 )
 
@@ -37,10 +38,18 @@ func (s *Server) lookaside(w http.ResponseWriter, r *http.Request, host, base, p
 	e.image, e.index = image.String(), index
 	switch {
 	case isRead(r) && index > 0:
+		if err := s.may(r, access.Pull, image.Host, image.Repository); err != nil && !s.c.ServePrivate {
+			writeError(w, r, hidden(err))
+			return
+		}
 		s.getSignature(w, r, image, index)
 	case isRead(r):
 		writeError(w, r, fmt.Errorf("%w: there are no listings", errNotFound))
 	case r.Method == http.MethodPut && index > 0, r.Method == http.MethodPost && index == 0:
+		if err := s.may(r, access.Push, image.Host, image.Repository); err != nil {
+			writeError(w, r, err)
+			return
+		}
 		s.putSignature(w, r, base, image, index)
 	default:
 		w.Header().Set("Allow", map[bool]string{true: "GET, HEAD, PUT", false: "POST"}[index > 0])

@@ -16,6 +16,7 @@ import (
 
 	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/policy"
+	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/server/admission"
 	"github.com/countersign-dev/countersign/server/registry"
 	"github.com/countersign-dev/countersign/server/signing"
@@ -29,6 +30,11 @@ type Config struct {
 	Store    store.Store
 	Door     *admission.Door
 	Signing  *signing.Signing
+	// Access says who may pull and push here, Own everything else, and who may push signatures for
+	// other hosts. They are the same where the registry is ours. Both nil: everybody may do all.
+	Access, Own access.Access
+	// ServePrivate makes the lookaside serve repositories that not everybody may pull, too.
+	ServePrivate bool
 	// Profiles are the policies that nodes enforce, by name. With one, nobody need name it.
 	Profiles map[string]func() *policy.Policy
 	// DropForeign answers 201 to a signature that clients copied along and that is not admitted,
@@ -46,7 +52,8 @@ type Server struct {
 	c         Config
 	names     map[string]bool // host names without ports, for the Host check
 	metrics   *metrics
-	outage    outage
+	outage    outage // of the store
+	undecided outage // of who decides on access
 	leaving   atomic.Bool
 	verifying chan struct{} // what is verified at a time
 }
@@ -129,6 +136,13 @@ func (s *Server) serveRegistry() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s.c.Advertise && (r.URL.Path == "/v2" || r.URL.Path == api.RegistryPrefix) {
 			w.Header().Set("X-Registry-Supports-Signatures", "1")
+		}
+		if s.c.Own != nil && s.c.Access == s.c.Own {
+			if err := s.mayRegistry(r); err != nil {
+				w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+				writeError(w, r, err)
+				return
+			}
 		}
 		s.c.Registry.ServeHTTP(w, r)
 	})

@@ -2,7 +2,6 @@ package server
 
 import (
 	"errors"
-	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -88,16 +87,6 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	s.metrics.uploads.WithLabelValues(outcome).Inc()
 	writeError(w, r, err)
-}
-
-// caller is who asks. Without access configured everybody is anonymous; an address is the
-// connection's, never a header's.
-func caller(r *http.Request) admission.Caller {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		host = r.RemoteAddr
-	}
-	return admission.Caller{Subject: "anonymous", Address: host}
 }
 
 // get reads what an image has, and tries for so long while the store is away: clients retry

@@ -19,6 +19,7 @@ import (
 
 	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/policy"
+	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/server/registry"
 	"github.com/countersign-dev/countersign/signature"
 )
@@ -35,6 +36,12 @@ func (s *Server) serveVerify(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		writeError(w, r, err)
 		return
+	}
+	if named, err := reference.ParseNormalizedNamed(request.Reference); err == nil {
+		if err := s.may(r, access.Pull, s.kept(reference.Domain(named)), reference.Path(named)); err != nil {
+			writeError(w, r, err)
+			return
+		}
 	}
 	select {
 	case s.verifying <- struct{}{}:

@@ -28,8 +28,8 @@ var mayKnow = map[string][]string{
 	"server/admission": {"policy", "signature", "store", "api"},
 	"server/registry":  {"api"},
 	"server/signing":   {"server/admission", "server/registry", "signature", "store", "api"},
-	"server":           {"server/admission", "server/registry", "server/signing", "policy", "signature", "store", "api"},
-	"cmd/countersign":  {"server", "server/admission", "server/registry", "server/signing", "policy", "signature", "store", "store/disk", "api"},
+	"server":           {"server/access", "server/admission", "server/registry", "server/signing", "policy", "signature", "store", "api"},
+	"cmd/countersign":  {"server", "server/access", "server/admission", "server/registry", "server/signing", "policy", "signature", "store", "store/disk", "api"},
 	"e2e":              {}, // it knows the binary only
 }
 

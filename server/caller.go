@@ -1,0 +1,128 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/server/access"
+	"github.com/countersign-dev/countersign/server/admission"
+)
+
+// errNobody is for what only our own access settings can allow, where there are none.
+var errNobody = fmt.Errorf("%w: nothing says who may. hint: access.grants in the server's settings", access.ErrForbidden)
+
+// may says whether the caller may do that there, and remembers who it is. Pull and push on our own
+// host are the registry's to answer where it is another's; all else is in our own settings. With
+// no access at all, which only loopback may have, everybody may do everything.
+func (s *Server) may(r *http.Request, a access.Action, host, repository string) error {
+	e := eventOf(r)
+	e.subject = access.Anonymous
+	ours := host == s.c.Hosts[0]
+	switch {
+	case s.c.Access == nil && s.c.Own == nil:
+		return nil
+	case !ours && a == access.Pull:
+		return nil
+	}
+	decides := s.c.Own
+	if ours && (a == access.Pull || a == access.Push) {
+		decides = s.c.Access
+	}
+	if decides == nil {
+		return errNobody
+	}
+	subject, err := decides.Decide(r.Context(), credentials(r), a, access.Scope{Host: host, Repository: repository})
+	if subject != "" {
+		e.subject = subject
+	}
+	return err
+}
+
+// credentials are what of a request may make an identity: never a forwarding header, a Host, or
+// a certificate that nobody has verified.
+func credentials(r *http.Request) access.Credentials {
+	c := access.Credentials{Authorization: r.Header.Get("Authorization"), Address: r.RemoteAddr}
+	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+		c.Certificate = r.TLS.VerifiedChains[0][0]
+	}
+	return c
+}
+
+// caller is who asks, as access has said, and from where: an address is the connection's.
+func caller(r *http.Request) admission.Caller {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	return admission.Caller{Subject: eventOf(r).subject, Address: host}
+}
+
+// hidden is what a reader of the lookaside is told of a repository that they may not pull: the
+// same as of one that is not there, since clients send a lookaside no credentials and fail on
+// everything but 404 (protocol.md 1.3, 1.5).
+func hidden(err error) error {
+	if errors.Is(err, access.ErrUnauthorized) || errors.Is(err, access.ErrForbidden) || errors.Is(err, access.ErrTooMany) {
+		return fmt.Errorf("%w: not everybody may pull it", errNotFound)
+	}
+	return err
+}
+
+// mayRegistry decides on a request to the embedded registry by its path and method. One that is
+// none of the registry's paths is not passed on.
+func (s *Server) mayRegistry(r *http.Request) error {
+	path := strings.TrimPrefix(r.URL.Path, strings.TrimSuffix(api.RegistryPrefix, "/"))
+	switch strings.TrimPrefix(path, "/") {
+	case "":
+		return s.may(r, access.Pull, s.c.Hosts[0], "")
+	case "_catalog":
+		return s.may(r, access.Admin, s.c.Hosts[0], "")
+	}
+	repository, ok := repositoryOf(path)
+	if !ok {
+		return errNotFound
+	}
+	action := access.Push
+	if isRead(r) || r.Method == http.MethodOptions {
+		action = access.Pull
+	}
+	if err := s.may(r, action, s.c.Hosts[0], repository); err != nil {
+		return err
+	}
+	// A mount copies another repository's blob without sending it: that is to pull it.
+	for _, from := range r.URL.Query()["from"] {
+		if err := s.may(r, access.Pull, s.c.Hosts[0], from); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// repositoryOf reads the name out of a path of the distribution API, from the right: what is
+// behind it has no slashes, and names may have segments of the same words.
+func repositoryOf(path string) (string, bool) {
+	segments := strings.Split(strings.TrimPrefix(path, "/"), "/")
+	n := len(segments)
+	at := func(back int) string {
+		if n <= back {
+			return ""
+		}
+		return segments[n-1-back]
+	}
+	cut := 0
+	switch {
+	case at(1) == "manifests", at(1) == "referrers", at(1) == "tags" && at(0) == "list":
+		cut = 2
+	case at(2) == "blobs" && at(1) == "uploads":
+		cut = 3
+	case at(1) == "blobs":
+		cut = 2
+	}
+	if cut == 0 || n <= cut {
+		return "", false
+	}
+	return strings.Join(segments[:n-cut], "/"), true
+}
