@@ -29,8 +29,8 @@ func (s *Server) DebugHandler() http.Handler {
 		r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 		r.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	}
-	r.NotFound(refused(errNotFound))
-	r.MethodNotAllowed(refused(errMethod))
+	r.NotFound(refusing(errNotFound))
+	r.MethodNotAllowed(refusing(errMethod))
 	return r
 }
 

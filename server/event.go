@@ -10,12 +10,15 @@ import (
 
 // Routes, as logs and metrics name them.
 const (
-	routeRegistry  = "registry"
-	routeExtension = "extension"
-	routeLookaside = "lookaside"
-	routeVerify    = "verify"
-	routeDebug     = "debug"
-	routeNone      = "none"
+	routeRegistry    = "registry"
+	routeExtension   = "extension"
+	routeLookaside   = "lookaside"
+	routeSignatures  = "signatures"
+	routeWithdrawals = "withdrawals"
+	routeAudit       = "audit"
+	routeVerify      = "verify"
+	routeDebug       = "debug"
+	routeNone        = "none"
 )
 
 // An event is one request: handlers fill it, and it is logged once, when the answer is out.

@@ -84,16 +84,16 @@ func (s *Server) listSignatures(w http.ResponseWriter, r *http.Request, image ap
 func (s *Server) putEntry(w http.ResponseWriter, r *http.Request, image api.Image) {
 	body, err := readBody(w, r, api.MaxBody)
 	if err != nil {
-		s.refuse(w, r, err)
+		s.refuse(w, r, image, err)
 		return
 	}
 	entry, err := api.DecodeSignature(image, body)
 	if err != nil {
-		s.refuse(w, r, err)
+		s.refuse(w, r, image, err)
 		return
 	}
 	if len(entry.Content) > signature.MaxSize {
-		s.refuse(w, r, fmt.Errorf("%w: the signature has %d bytes, at most %d are taken", errTooLarge, len(entry.Content), signature.MaxSize))
+		s.refuse(w, r, image, fmt.Errorf("%w: the signature has %d bytes, at most %d are taken", errTooLarge, len(entry.Content), signature.MaxSize))
 		return
 	}
 	up, err := s.upload(r, image, signature.Untrusted(entry.Content), 0)
@@ -104,7 +104,7 @@ func (s *Server) putEntry(w http.ResponseWriter, r *http.Request, image api.Imag
 		err = s.drop(r, image, err)
 	}
 	if err != nil {
-		s.refuse(w, r, err)
+		s.refuse(w, r, image, err)
 		return
 	}
 	s.metrics.uploads.WithLabelValues(outcome).Inc()

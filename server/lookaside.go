@@ -99,12 +99,12 @@ func matches(list, etag string) bool {
 func (s *Server) putSignature(w http.ResponseWriter, r *http.Request, base string, image api.Image, index int) {
 	body, err := readBody(w, r, signature.MaxSize)
 	if err != nil {
-		s.refuse(w, r, err)
+		s.refuse(w, r, image, err)
 		return
 	}
 	up, err := s.upload(r, image, signature.Untrusted(body), index)
 	if err != nil {
-		s.refuse(w, r, err)
+		s.refuse(w, r, image, err)
 		return
 	}
 	s.metrics.uploads.WithLabelValues(up.outcome()).Inc()

@@ -53,6 +53,7 @@ type Server struct {
 	names     map[string]bool // host names without ports, for the Host check
 	metrics   *metrics
 	outage    outage // of the store
+	refused   refusalQuota
 	undecided outage // of who decides on access
 	leaving   atomic.Bool
 	verifying chan struct{} // what is verified at a time
@@ -88,6 +89,10 @@ func (s *Server) Handler() http.Handler {
 		{routeLookaside, api.SigstorePrefix, s.plain(http.HandlerFunc(s.serveSigstore))},
 		{routeLookaside, api.LookasidePrefix, s.plain(http.HandlerFunc(s.serveLookaside))},
 		{routeVerify, api.VerifyPath, http.HandlerFunc(s.serveVerify)},
+		{routeSignatures, api.SignaturesPath, http.HandlerFunc(s.serveSignatures)},
+		{routeWithdrawals, api.WithdrawalsPath, http.HandlerFunc(s.serveWithdrawals)},
+		{routeWithdrawals, api.WithdrawalsPath + "/", http.HandlerFunc(s.serveWithdrawals)},
+		{routeAudit, api.AuditPath, http.HandlerFunc(s.serveAudit)},
 	}
 	r := chi.NewRouter()
 	for i, route := range routes {
@@ -98,7 +103,7 @@ func (s *Server) Handler() http.Handler {
 		r.Handle(route.prefix, routes[i].handler)
 	}
 	r.Handle(strings.TrimSuffix(api.RegistryPrefix, "/"), routes[0].handler)
-	none := s.observed(routeNone, s.guarded(refused(errNotFound)))
+	none := s.observed(routeNone, s.guarded(refusing(errNotFound)))
 	r.NotFound(none.ServeHTTP)
 	// A method that chi does not know is refused by the route it was sent to, as others are.
 	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
@@ -113,8 +118,8 @@ func (s *Server) Handler() http.Handler {
 	return r
 }
 
-// refused answers everything with one error.
-func refused(err error) http.HandlerFunc {
+// refusing answers everything with one error.
+func refusing(err error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { writeError(w, r, err) }
 }
 

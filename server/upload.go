@@ -79,11 +79,15 @@ func indexOf(set store.Set, identity string) int {
 	return 1 + slices.IndexFunc(set.Signatures, func(s store.Signature) bool { return s.Identity == identity })
 }
 
-// refuse answers an upload that came to nothing.
-func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+// refuse answers an upload that came to nothing. Who may not upload at all is not in the audit
+// trail: only what somebody tried who may.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, image api.Image, err error) {
+	row := refusalOf(err)
 	outcome := "refused"
-	if refusalOf(err).status >= http.StatusInternalServerError {
+	if row.status >= http.StatusInternalServerError {
 		outcome = "failed"
+	} else {
+		s.recordRefusal(r, image, row.message)
 	}
 	s.metrics.uploads.WithLabelValues(outcome).Inc()
 	writeError(w, r, err)

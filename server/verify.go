@@ -1,12 +1,10 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -32,8 +30,8 @@ func (s *Server) serveVerify(w http.ResponseWriter, r *http.Request) {
 		writeError(w, r, errMethod)
 		return
 	}
-	request, err := readVerifyRequest(w, r)
-	if err != nil {
+	var request api.VerifyRequest
+	if err := decode(w, r, api.MaxVerifyBody, &request); err != nil {
 		writeError(w, r, err)
 		return
 	}
@@ -56,22 +54,6 @@ func (s *Server) serveVerify(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, http.StatusOK, verdict)
-}
-
-func readVerifyRequest(w http.ResponseWriter, r *http.Request) (request api.VerifyRequest, err error) {
-	body, err := readBody(w, r, api.MaxVerifyBody)
-	if err != nil {
-		return request, err
-	}
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&request); err != nil {
-		return request, fmt.Errorf("%w: %v", errRequest, err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return request, fmt.Errorf("%w: something follows the JSON object", errRequest)
-	}
-	return request, nil
 }
 
 func (s *Server) verify(ctx context.Context, request api.VerifyRequest) (api.Verdict, error) {

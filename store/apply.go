@@ -82,6 +82,11 @@ func (w Withdrawal) stops(s Signature) bool {
 	}
 }
 
+// Stops reports whether something withdrawn keeps a signature out.
+func (s Set) Stops(a Signature) bool {
+	return slices.ContainsFunc(s.Withdrawn, func(w Withdrawal) bool { return w.stops(a) })
+}
+
 // add returns the names of those that had to make room. At is looked at before and after that:
 // an index that something else had, or that moves at once, is not what the caller asked for.
 func (s *Set) add(c Change, l Limits) (crowded []string, err error) {

@@ -28,22 +28,26 @@ func clientFlags(flags *flag.FlagSet) *client {
 	return c
 }
 
-// post sends a request as JSON and decodes the answer into result. What the server refuses is
-// its own sentence.
-func (c *client) post(ctx context.Context, path string, request, result any) error {
+// do sends a request as JSON, if it is not nil, and decodes the answer into result, if that is not.
+// What the server refuses is its own sentence.
+func (c *client) do(ctx context.Context, method, path string, request, result any) error {
 	base, err := url.Parse(c.server)
 	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
 		return usageError{fmt.Errorf("-server %q is no URL; http://127.0.0.1:5000 is one", c.server)}
 	}
-	body, err := json.Marshal(request)
+	var body bytes.Buffer
+	if request != nil {
+		if err := json.NewEncoder(&body).Encode(request); err != nil {
+			return err
+		}
+	}
+	r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.server, "/")+path, &body)
 	if err != nil {
 		return err
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(c.server, "/")+path, bytes.NewReader(body))
-	if err != nil {
-		return err
+	if request != nil {
+		r.Header.Set("Content-Type", "application/json")
 	}
-	r.Header.Set("Content-Type", "application/json")
 	answer, err := (&http.Client{Timeout: time.Minute}).Do(r)
 	if err != nil {
 		return fmt.Errorf("%w\nhint: does the server run there? -server names another", err)
@@ -55,6 +59,9 @@ func (c *client) post(ctx context.Context, path string, request, result any) err
 	}
 	if answer.StatusCode >= http.StatusBadRequest {
 		return refusal(answer.Status, content)
+	}
+	if result == nil {
+		return nil
 	}
 	if err := json.Unmarshal(content, result); err != nil {
 		return fmt.Errorf("%s answered something else than was asked for: %w", c.server, err)

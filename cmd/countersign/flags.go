@@ -8,17 +8,21 @@ import (
 )
 
 // A flagSet is a command's flags, and the arguments it takes behind them, as its help names them:
-// each one is wanted.
+// those that are wanted, or one that may be left out.
 type flagSet struct {
 	*flag.FlagSet
-	arguments string
+	arguments, optional string
 }
 
 // newFlags returns the flags of a command whose help starts with this text.
 func newFlags(name, text string) *flagSet {
 	flags := &flagSet{FlagSet: flag.NewFlagSet(name, flag.ContinueOnError)}
 	flags.Usage = func() {
-		fmt.Fprintf(flags.Output(), "usage: countersign %s [flags] %s\n\n%s\n\n", name, flags.arguments, text)
+		takes := flags.arguments
+		if flags.optional != "" {
+			takes = "[" + flags.optional + "]"
+		}
+		fmt.Fprintf(flags.Output(), "usage: countersign %s [flags] %s\n\n%s\n\n", name, takes, text)
 		flags.PrintDefaults()
 	}
 	return flags
@@ -37,11 +41,12 @@ func parse(t terminal, flags *flagSet, args []string) error {
 		return usageError{err}
 	}
 	want := strings.Fields(flags.arguments)
+	most := len(want) + len(strings.Fields(flags.optional))
 	switch {
-	case flags.NArg() > len(want) && strings.HasPrefix(flags.Arg(len(want)), "-"):
-		return usageError{fmt.Errorf("flags stand in front of %s: what is %q?", flags.arguments, flags.Arg(len(want)))}
-	case flags.NArg() > len(want):
-		return usageError{fmt.Errorf("what is %q?", flags.Arg(len(want)))}
+	case flags.NArg() > most && strings.HasPrefix(flags.Arg(most), "-"):
+		return usageError{fmt.Errorf("flags stand in front of arguments: what is %q?", flags.Arg(most))}
+	case flags.NArg() > most:
+		return usageError{fmt.Errorf("what is %q?", flags.Arg(most))}
 	case flags.NArg() < len(want):
 		return usageError{fmt.Errorf("%s is missing", want[flags.NArg()])}
 	}

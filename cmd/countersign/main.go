@@ -38,6 +38,10 @@ func commands() []command {
 	return []command{
 		{"serve", "run the server", serve},
 		{"verify", "say what a node policy says of an image, and why", verify},
+		{"list", "list signatures, or with -withdrawn what was withdrawn", list},
+		{"withdraw", "stop a signature, a key's signatures or an image for good", withdraw},
+		{"lift", "undo a withdrawal", lift},
+		{"audit", "show who did what", audit},
 		{"keys", "adopt the server's own key", keys},
 		{"version", "say which version this is", version},
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"text/tabwriter"
 	"time"
@@ -34,7 +35,7 @@ func verify(ctx context.Context, t terminal, args []string) error {
 		}
 	}
 	var v api.Verdict
-	if err := c.post(ctx, api.VerifyPath, request, &v); err != nil {
+	if err := c.do(ctx, http.MethodPost, api.VerifyPath, request, &v); err != nil {
 		return exitError{exitUndecided, err}
 	}
 	if err := printVerdict(t.stdout, v, *asJSON); err != nil {

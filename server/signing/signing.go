@@ -126,6 +126,10 @@ func (s *Signing) Countersign(ctx context.Context, change *store.Change, before 
 	if err != nil {
 		return err
 	}
+	if before.Stops(own) {
+		s.c.Log.Warn("not countersigned: withdrawn", "image", change.Image.String(), "reference", ref)
+		return nil
+	}
 	change.Add = append(change.Add, own)
 	change.Drop = append(change.Drop, s.left(ctx, change.Image, before, len(change.Add), known)...)
 	change.Record.Reason = "countersigned as " + ref

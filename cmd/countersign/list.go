@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/countersign-dev/countersign/api"
+)
+
+const listText = `List the signatures that the server keeps, of one repository or of all.`
+
+func list(ctx context.Context, t terminal, args []string) error {
+	flags := newFlags("list", listText)
+	flags.optional = "REPOSITORY"
+	c := clientFlags(flags.FlagSet)
+	q := url.Values{}
+	queryFlag(flags, q, "host", "`host[:port]` of the images, if it is not the server's own")
+	queryFlag(flags, q, "digest", "`digest` of a manifest")
+	queryFlag(flags, q, "key", "`fingerprint` of who signed")
+	withdrawn := flags.Bool("withdrawn", false, "list what was withdrawn instead")
+	asJSON := flags.Bool("json", false, "one JSON object a line")
+	if err := parse(t, flags, args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		q.Set("repository", flags.Arg(0))
+	}
+	q.Set("limit", "1000")
+	if *withdrawn {
+		return pages(t.stdout, q, *asJSON, []string{"IMAGE", "SCOPE", "WHAT", "SINCE", "BY", "REASON", "ID"}, withdrawalRow, func() ([]api.WithdrawalEntry, string, error) {
+			var page api.WithdrawalPage
+			err := c.do(ctx, http.MethodGet, api.WithdrawalsPath+"?"+q.Encode(), nil, &page)
+			return page.Withdrawals, page.Next, err
+		})
+	}
+	return pages(t.stdout, q, *asJSON, []string{"IMAGE", "INDEX", "FINGERPRINT", "REFERENCE", "SIGNED", "ORIGIN", "NAME"}, signatureRow, func() ([]api.SignatureEntry, string, error) {
+		var page api.SignaturePage
+		err := c.do(ctx, http.MethodGet, api.SignaturesPath+"?"+q.Encode(), nil, &page)
+		return page.Signatures, page.Next, err
+	})
+}
+
+// queryFlag is a flag that becomes a member of a query.
+func queryFlag(flags *flagSet, q url.Values, name, usage string) {
+	flags.Func(name, usage, func(v string) error {
+		q.Set(name, v)
+		return nil
+	})
+}
+
+func signatureRow(e api.SignatureEntry) []string {
+	origin := e.Origin
+	if e.Uploader != "" {
+		origin += " by " + e.Uploader
+	}
+	return []string{e.Image.String(), fmt.Sprint(e.Index), e.Fingerprint, e.Reference, e.Signed.UTC().Format(time.RFC3339), origin, e.Name}
+}
+
+func withdrawalRow(e api.WithdrawalEntry) []string {
+	return []string{e.Image.String(), e.Scope, e.Name + e.Key, e.Time.UTC().Format(time.RFC3339), e.Subject, e.Reason, e.ID}
+}
+
+// pages writes page after page as a table, or as JSON, until there is no next.
+func pages[T any](w io.Writer, q url.Values, asJSON bool, heads []string, row func(T) []string, next func() ([]T, string, error)) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	if !asJSON {
+		fmt.Fprintln(table, strings.Join(heads, "\t"))
+	}
+	for {
+		entries, after, err := next()
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if asJSON {
+				if err := json.NewEncoder(w).Encode(e); err != nil {
+					return err
+				}
+				continue
+			}
+			fmt.Fprintln(table, strings.Join(row(e), "\t"))
+		}
+		if err := table.Flush(); err != nil {
+			return err
+		}
+		if after == "" {
+			return nil
+		}
+		q.Set("after", after)
+	}
+}
