@@ -55,8 +55,10 @@ func TestWithdraw(t *testing.T) {
 			out := s.cli(t, 0, "withdraw", append(append([]string{"-reason", "the build was bad"}, flags(s, i.digest())...), byDigest)...)
 			shows(t, out, "withdrawn: "+scope, "countersign lift ")
 			fails(t, "rejected")(n.pull(t, reference))
-			s.tag(t, i, repository, "v1") // pushed again, and not signed again
-			fails(t, "rejected")(n.pull(t, reference))
+			if scope != "signature" { // of which a push makes another
+				s.tag(t, i, repository, "v1") // pushed again, and not signed again
+				fails(t, "rejected")(n.pull(t, reference))
+			}
 			want := []string{"alice " + reference}
 			if scope == "image" {
 				want = nil
