@@ -1,36 +1,28 @@
-// Package disk is a store in one bbolt file. One process has it open.
+// Package disk is a store in one bbolt file, signatures.db. One process has it open.
 //
-// The file has these buckets:
+// The file has these buckets; numbers are big-endian:
 //
 //	meta      "format" → "1"
 //	images    host \x00 repository \x00 digest → JSON: what the image has, without content
 //	contents  the image's key \x00 name → the signature's bytes
 //	records   sequence, 8 bytes → JSON
 //	tasks     key → JSON
-//	due       time, 8 bytes, and the key of a queued task → nothing
+//	due       of each queued task: Due in seconds, 8 bytes, and nanoseconds, 4, and the key → nothing
 //
-// Writers that come together share one transaction, and with it one fsync.
+// Writers that come together share one transaction, and with it one fsync. Beside the file lies
+// owner, a word on who has it, for people only: what counts is the lock on the file.
 package disk
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/store"
-)
-
-const (
-	fileName  = "signatures.db"
-	ownerName = "owner"
-	format    = "1"
 )
 
 var (
@@ -40,15 +32,14 @@ var (
 	bucketRecords  = []byte("records")
 	bucketTasks    = []byte("tasks")
 	bucketDue      = []byte("due")
-	keyFormat      = []byte("format")
 )
 
 // Options are what a store goes by.
 type Options struct {
 	Limits store.Limits
-	Clock  func() time.Time
-	// Damaged is told of what no longer reads and is left out; the name is empty where a whole
-	// image does not. It may be nil, and is called again at every read.
+	Clock  func() time.Time // required
+	// Damaged is told by Get and List, at each read, of what no longer reads and is left out. The
+	// name is that of a signature, or empty where all that an image has is left out. May be nil.
 	Damaged func(image api.Image, name string, err error)
 }
 
@@ -58,112 +49,43 @@ type Store struct {
 	o  Options
 }
 
-// Open opens the store in a directory, which is made, private, if it is not there. A second
-// process is told who has it.
-func Open(directory string, o Options) (*Store, error) {
-	if o.Damaged == nil {
-		o.Damaged = func(api.Image, string, error) {}
-	}
-	if err := os.MkdirAll(directory, 0o700); err != nil {
-		return nil, err
-	}
-	path := filepath.Join(directory, fileName)
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
-	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("%s is in use by %s\nhint: stop that one first, or give this one another directory", directory, owner(directory))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	db.MaxBatchDelay = 2 * time.Millisecond // the default, 10, is what a lone writer would wait for company
-	s := &Store{db, o}
-	if err := s.prepare(directory); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
-	}
-	return s, nil
-}
-
-// prepare makes the buckets, and the names of directory and file durable.
-func (s *Store) prepare(directory string) error {
-	err := s.db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketMeta, bucketImages, bucketContents, bucketRecords, bucketTasks, bucketDue} {
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-				return err
-			}
-		}
-		meta := tx.Bucket(bucketMeta)
-		switch have := string(meta.Get(keyFormat)); have {
-		case format:
-			return nil
-		case "":
-			return meta.Put(keyFormat, []byte(format))
-		default:
-			return fmt.Errorf("it has format %q, and this program reads %q: use the version that wrote it, or a later one", have, format)
-		}
-	})
-	if err != nil {
-		return err
-	}
-	if err := s.own(directory); err != nil {
-		return err
-	}
-	return errors.Join(syncDirectory(directory), syncDirectory(filepath.Dir(directory)))
-}
-
-func syncDirectory(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-// own leaves word of who has the store, for a person whose second process cannot have it.
-func (s *Store) own(directory string) error {
-	name, err := os.Hostname()
-	if err != nil {
-		name = "this machine"
-	}
-	word := fmt.Sprintf("process %d on %s, since %s", os.Getpid(), name, s.o.Clock().UTC().Format(time.RFC3339))
-	path := filepath.Join(directory, ownerName)
-	if err := os.WriteFile(path+".new", []byte(word), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
-}
-
-func owner(directory string) string {
-	word, err := os.ReadFile(filepath.Join(directory, ownerName))
-	if err != nil || len(word) > 1000 {
-		return "another process"
-	}
-	return string(word)
-}
-
-// Close waits for what is going on, and gives the file up.
+// Close waits for what is going on, and gives the file up. What comes later is ErrUnavailable.
 func (s *Store) Close() error { return s.db.Close() }
 
 // batch runs f in a transaction that it may share, so f decides and says nothing by its error but
-// that the file failed: what it refuses it remembers outside. f may run more than once.
+// that the file failed: what it refuses it remembers outside. f may run more than once, and goes on
+// after ctx has ended.
 func (s *Store) batch(ctx context.Context, f func(tx *bbolt.Tx) error) error {
 	if ctx.Err() != nil {
-		return fmt.Errorf("%w: %w", store.ErrUnavailable, ctx.Err())
+		return unavailable(ctx.Err())
 	}
 	done := make(chan error, 1)
-	go func() { done <- s.db.Batch(f) }()
+	go func() { done <- recovered(func() error { return s.db.Batch(f) }) }()
 	select {
 	case err := <-done:
 		return unavailable(err)
 	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", store.ErrUnavailable, ctx.Err())
+		return unavailable(ctx.Err())
 	}
 }
 
+// view runs f, which must not hold on to anything that it read: it is gone after the transaction.
 func (s *Store) view(ctx context.Context, f func(tx *bbolt.Tx) error) error {
 	if ctx.Err() != nil {
-		return fmt.Errorf("%w: %w", store.ErrUnavailable, ctx.Err())
+		return unavailable(ctx.Err())
 	}
-	return unavailable(s.db.View(f))
+	return unavailable(recovered(func() error { return s.db.View(f) }))
+}
+
+// recovered makes an error of bbolt's panic at a page that is not what it should be: a damaged
+// file must not end the process, nor what it still has.
+func recovered(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the file is damaged: %v", p)
+		}
+	}()
+	return f()
 }
 
 // unavailable is what a failing file means; what the contract names passes as it is.
@@ -171,5 +93,5 @@ func unavailable(err error) error {
 	if err == nil || errors.Is(err, store.ErrCursor) {
 		return err
 	}
-	return fmt.Errorf("%w: %v", store.ErrUnavailable, err)
+	return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 }

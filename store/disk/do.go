@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -15,20 +16,38 @@ import (
 
 // Get implements store.Store.
 func (s *Store) Get(ctx context.Context, image api.Image) (set store.Set, err error) {
+	var damages []damage
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		f, err := readImage(tx, imageKey(image))
-		if errors.Is(err, errDamaged) {
-			s.o.Damaged(image, "", err)
+		if err != nil {
+			damages = append(damages, damage{image, "", err})
 			return nil
 		}
-		set = f.set(tx, image, s.o.Damaged)
-		return err
+		set, damages = f.set(tx, image)
+		return nil
 	})
+	s.tell(damages)
 	return set, err
+}
+
+// A damage is what Options.Damaged is told, after the transaction: it may take its time.
+type damage struct {
+	image api.Image
+	name  string
+	err   error
+}
+
+func (s *Store) tell(damages []damage) {
+	for _, d := range damages {
+		s.o.Damaged(d.image, d.name, d.err)
+	}
 }
 
 // Do implements store.Store.
 func (s *Store) Do(ctx context.Context, c store.Change) (store.Set, error) {
+	if err := check(c); err != nil {
+		return store.Set{}, err
+	}
 	var after store.Set
 	var refused error
 	err := s.batch(ctx, func(tx *bbolt.Tx) (err error) {
@@ -41,15 +60,30 @@ func (s *Store) Do(ctx context.Context, c store.Change) (store.Set, error) {
 	return after, refused
 }
 
+// check refuses what could be stored and never be read again.
+func check(c store.Change) error {
+	for _, a := range c.Add {
+		if name := api.Name(c.Image.Digest, a.Content); a.Name != name {
+			return fmt.Errorf("signature %q has the content of %q", a.Name, name)
+		}
+	}
+	for _, t := range c.Then {
+		if len(t.Key) == 0 || len(t.Key) > maxTaskKey {
+			return fmt.Errorf("a task's key has %d bytes, want 1 to %d", len(t.Key), maxTaskKey)
+		}
+	}
+	return nil
+}
+
 // do decides before it writes anything: a change that is refused leaves the shared transaction
 // as it was. The second error is the file's.
 func (s *Store) do(tx *bbolt.Tx, c store.Change) (after store.Set, refused, failed error) {
 	now := s.o.Clock()
-	file, refused := readImage(tx, imageKey(c.Image))
-	if refused != nil {
-		return store.Set{}, refused, nil
+	file, err := readImage(tx, imageKey(c.Image))
+	if err != nil { // what is withdrawn is not known: nothing may come or go
+		return store.Set{}, unavailable(err), nil
 	}
-	before := file.set(tx, c.Image, s.o.Damaged)
+	before, _ := file.set(tx, c.Image)
 	after, records, refused := before.Apply(c, s.o.Limits)
 	if refused != nil {
 		return store.Set{}, refused, nil
@@ -59,7 +93,7 @@ func (s *Store) do(tx *bbolt.Tx, c store.Change) (after store.Set, refused, fail
 		return store.Set{}, refused, nil
 	}
 	if after.Version != before.Version {
-		if err := file.write(tx, c.Image, after); err != nil {
+		if err := file.write(tx, c.Image, before, after); err != nil {
 			return store.Set{}, nil, err
 		}
 	}
@@ -75,11 +109,11 @@ func putRecords(tx *bbolt.Tx, records []store.Record, now time.Time) error {
 		if r.Time.IsZero() {
 			r.Time = now
 		}
-		sequence, err := b.NextSequence()
+		value, err := json.Marshal(r)
 		if err != nil {
 			return err
 		}
-		value, err := json.Marshal(r)
+		sequence, err := b.NextSequence()
 		if err != nil {
 			return err
 		}

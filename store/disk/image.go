@@ -8,11 +8,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	"go.etcd.io/bbolt"
 
 	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/store"
-	"github.com/opencontainers/go-digest"
 )
 
 // An imageFile is an image's value. Serials number what the image ever had, so that a listing
@@ -48,7 +48,7 @@ func contentKey(image []byte, name string) []byte {
 	return slices.Concat(image, []byte{0}, []byte(name))
 }
 
-// errDamaged is what an image's value that does not decode wraps.
+// errDamaged is what an image's value that does not decode wraps, and a content that is another's.
 var errDamaged = errors.New("what is stored does not read")
 
 func readImage(tx *bbolt.Tx, key []byte) (f imageFile, err error) {
@@ -63,14 +63,15 @@ func readImage(tx *bbolt.Tx, key []byte) (f imageFile, err error) {
 }
 
 // set returns what the image has, with contents. A content that is not what its name says is left
-// out, and the caller told.
-func (f imageFile) set(tx *bbolt.Tx, image api.Image, damaged func(api.Image, string, error)) store.Set {
-	s := store.Set{Version: f.Version}
+// out.
+func (f imageFile) set(tx *bbolt.Tx, image api.Image) (s store.Set, damages []damage) {
+	s.Version = f.Version
 	contents, key := tx.Bucket(bucketContents), imageKey(image)
 	for _, file := range f.Signatures {
 		content := bytes.Clone(contents.Get(contentKey(key, file.Name)))
 		if api.Name(image.Digest, content) != file.Name {
-			damaged(image, file.Name, fmt.Errorf("%w: %d bytes of content are not those of that name", errDamaged, len(content)))
+			err := fmt.Errorf("%w: its content, %d bytes, is not that of its name", errDamaged, len(content))
+			damages = append(damages, damage{image, file.Name, err})
 			continue
 		}
 		file.Signature.Content = content
@@ -79,47 +80,61 @@ func (f imageFile) set(tx *bbolt.Tx, image api.Image, damaged func(api.Image, st
 	for _, file := range f.Withdrawn {
 		s.Withdrawn = append(s.Withdrawn, file.Withdrawal)
 	}
-	return s
+	return s, damages
 }
 
-// replace makes f what next says; what was there already keeps its serial.
-func (f imageFile) replace(next store.Set) imageFile {
-	serials := make(map[string]uint64, len(f.Signatures)+len(f.Withdrawn))
+// replace makes f what after says. What was there before keeps its serial; what did not read was
+// not, so that serials always grow along the list.
+func (f imageFile) replace(before, after store.Set) imageFile {
+	type key struct{ kind, name, id, scope, key string }
+	ofSignature := func(s store.Signature) key { return key{kind: "signature", name: s.Name} }
+	ofWithdrawal := func(w store.Withdrawal) key { return key{"withdrawal", w.Name, w.ID, w.Scope, w.Key} }
+	serials := make(map[key]uint64, len(f.Signatures)+len(f.Withdrawn))
 	for _, s := range f.Signatures {
-		serials["signature "+s.Name] = s.Serial
+		if slices.ContainsFunc(before.Signatures, func(b store.Signature) bool { return b.Name == s.Name }) {
+			serials[ofSignature(s.Signature)] = s.Serial
+		}
 	}
 	for _, w := range f.Withdrawn {
-		serials["withdrawal "+w.ID] = w.Serial
+		serials[ofWithdrawal(w.Withdrawal)] = w.Serial
 	}
-	changed := imageFile{Version: next.Version, Serial: f.Serial}
-	serial := func(key string) uint64 {
-		if old, ok := serials[key]; ok {
+	changed := imageFile{Version: after.Version, Serial: f.Serial}
+	serial := func(k key) uint64 {
+		if old, ok := serials[k]; ok {
 			return old
 		}
 		changed.Serial++
 		return changed.Serial
 	}
-	for _, s := range next.Signatures {
-		changed.Signatures = append(changed.Signatures, signatureFile{serial("signature " + s.Name), s})
+	for _, s := range after.Signatures {
+		changed.Signatures = append(changed.Signatures, signatureFile{serial(ofSignature(s)), s})
 	}
-	for _, w := range next.Withdrawn {
-		changed.Withdrawn = append(changed.Withdrawn, withdrawalFile{serial("withdrawal " + w.ID), w})
+	for _, w := range after.Withdrawn {
+		changed.Withdrawn = append(changed.Withdrawn, withdrawalFile{serial(ofWithdrawal(w)), w})
 	}
 	return changed
 }
 
 // write stores what changed: the value, contents that came, and not those that went. One that did
 // not read has gone, too: it can be brought again.
-func (f imageFile) write(tx *bbolt.Tx, image api.Image, next store.Set) error {
+func (f imageFile) write(tx *bbolt.Tx, image api.Image, before, after store.Set) error {
 	key, contents := imageKey(image), tx.Bucket(bucketContents)
+	value, err := json.Marshal(f.replace(before, after))
+	if err != nil {
+		return err
+	}
+	wanted := make(map[string]bool, len(after.Signatures))
+	for _, s := range after.Signatures {
+		wanted[s.Name] = true
+	}
 	for _, have := range f.Signatures {
-		if !slices.ContainsFunc(next.Signatures, func(s store.Signature) bool { return s.Name == have.Name }) {
+		if !wanted[have.Name] {
 			if err := contents.Delete(contentKey(key, have.Name)); err != nil {
 				return err
 			}
 		}
 	}
-	for _, s := range next.Signatures {
+	for _, s := range after.Signatures {
 		at := contentKey(key, s.Name)
 		if bytes.Equal(contents.Get(at), s.Content) {
 			continue
@@ -127,10 +142,6 @@ func (f imageFile) write(tx *bbolt.Tx, image api.Image, next store.Set) error {
 		if err := contents.Put(at, s.Content); err != nil {
 			return err
 		}
-	}
-	value, err := json.Marshal(f.replace(next))
-	if err != nil {
-		return err
 	}
 	return tx.Bucket(bucketImages).Put(key, value)
 }

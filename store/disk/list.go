@@ -6,16 +6,19 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
+	"slices"
 
+	"github.com/opencontainers/go-digest"
 	"go.etcd.io/bbolt"
 
+	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/store"
 )
 
-// maxScanned bounds the images, or tasks, that one page looks at.
+// maxScanned bounds the entries that one page looks at: a transaction that reads for long keeps the
+// file from growing, and with it those who write.
 const maxScanned = 10_000
 
 // A position is where a listing goes on: behind this serial of this image, or behind this task.
@@ -34,17 +37,19 @@ func parseCursor(kind byte, c store.Cursor) (position, error) {
 	if c == "" {
 		return position{kind: kind}, nil
 	}
-	raw, err := base64.RawURLEncoding.DecodeString(string(c))
-	if err != nil || len(raw) < 9 || raw[0] != kind {
-		return position{}, fmt.Errorf("%w: %q", store.ErrCursor, c)
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(string(c))
+	if err != nil || len(raw) < 9 || raw[0] != kind || (kind == 'r') != (len(raw) == 9) {
+		return position{}, errCursor("begin without one")
 	}
 	return position{kind, raw[9:], binary.BigEndian.Uint64(raw[1:9])}, nil
 }
 
+func errCursor(hint string) error { return fmt.Errorf("%w: %s", store.ErrCursor, hint) }
+
 func clamp(limit int) int { return min(max(limit, 1), 1000) }
 
 // List implements store.Store.
-func (s *Store) List(ctx context.Context, f store.Filter, after store.Cursor, limit int) (page []store.Entry, next store.Cursor, err error) {
+func (s *Store) List(ctx context.Context, f store.Filter, after store.Cursor, limit int) ([]store.Entry, store.Cursor, error) {
 	kinds := map[string]byte{store.Signatures: 's', store.Withdrawals: 'w', store.Tasks: 't'}
 	kind, ok := kinds[f.Kind]
 	if !ok {
@@ -54,112 +59,158 @@ func (s *Store) List(ctx context.Context, f store.Filter, after store.Cursor, li
 	if err != nil {
 		return nil, "", err
 	}
+	l := listing{filter: f, at: from, limit: clamp(limit)}
+	if kind != 't' && after != "" && !bytes.HasPrefix(from.key, l.prefix()) {
+		return nil, "", errCursor("it is of one with another filter: begin without one")
+	}
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
-		l := listing{filter: f, at: from, limit: clamp(limit)}
 		if kind == 't' {
 			l.tasks(tx)
-		} else {
-			l.images(tx, s)
+			return nil
 		}
-		page = l.page
-		if l.more {
-			next = l.at.cursor()
-		}
-		return nil
+		return l.images(ctx, tx)
 	})
-	return page, next, err
+	s.tell(l.damages)
+	if err != nil {
+		return nil, "", err
+	}
+	if !l.more {
+		return l.page, "", nil
+	}
+	return l.page, l.at.cursor(), nil
 }
 
 // A listing is one page on its way.
 type listing struct {
-	filter store.Filter
-	at     position
-	limit  int
-	page   []store.Entry
-	more   bool
+	filter  store.Filter
+	at      position // behind what was looked at
+	limit   int
+	page    []store.Entry
+	more    bool
+	scanned int
+	damages []damage
 }
 
-// add returns false when the page is full.
-func (l *listing) add(e store.Entry, at position) bool {
-	if len(l.page) == l.limit {
-		l.more = true
-		return false
-	}
-	l.page, l.at = append(l.page, e), at
-	return true
+// room says whether there is room for another entry; if not, the page ends at l.at, and there are more.
+func (l *listing) room() bool {
+	l.more = len(l.page) >= l.limit
+	return !l.more
 }
 
-func (l *listing) images(tx *bbolt.Tx, s *Store) {
+// tired says whether the page has looked at enough; if so, it ends at l.at, and there may be more.
+func (l *listing) tired() bool {
+	l.more = l.scanned >= maxScanned
+	return l.more
+}
+
+func (l *listing) images(ctx context.Context, tx *bbolt.Tx) error {
 	prefix := l.prefix()
-	c := tx.Bucket(bucketImages).Cursor()
 	start := prefix
 	if bytes.Compare(l.at.key, start) > 0 {
 		start = l.at.key
 	}
-	scanned := 0
-	for key, _ := c.Seek(start); bytes.HasPrefix(key, prefix) && key != nil; key, _ = c.Next() {
-		if scanned++; scanned > maxScanned {
-			l.more = true
-			return
+	c := tx.Bucket(bucketImages).Cursor()
+	for key, _ := c.Seek(start); key != nil && bytes.HasPrefix(key, prefix); key, _ = c.Next() {
+		if l.tired() {
+			return nil
 		}
-		image := parseImageKey(key)
-		if l.filter.Digest != "" && l.filter.Digest != string(image.Digest) ||
-			l.filter.Repository != "" && l.filter.Repository != image.Repository {
-			continue
-		}
-		f, err := readImage(tx, key)
-		if errors.Is(err, errDamaged) {
-			s.o.Damaged(image, "", err)
-			continue
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 		from := uint64(0)
 		if bytes.Equal(key, l.at.key) {
 			from = l.at.serial
 		}
-		if !l.image(tx, s, position{l.at.kind, bytes.Clone(key), from}, f) {
-			return
+		l.scanned++
+		if !l.image(tx, bytes.Clone(key), from) {
+			return nil
 		}
 		l.at = position{l.at.kind, bytes.Clone(key), math.MaxUint64}
 	}
+	return nil
 }
 
-// prefix is that of all keys the filter can match.
+// prefix is that of all images' keys the filter can match.
 func (l *listing) prefix() []byte {
-	switch {
-	case l.filter.Host == "":
+	switch f := l.filter; {
+	case f.Host == "":
 		return nil
-	case l.filter.Repository == "":
-		return []byte(l.filter.Host + "\x00")
+	case f.Repository == "":
+		return []byte(f.Host + "\x00")
+	case f.Digest == "":
+		return []byte(f.Host + "\x00" + f.Repository + "\x00")
+	default:
+		return imageKey(api.Image{Host: f.Host, Repository: f.Repository, Digest: digest.Digest(f.Digest)})
 	}
-	return []byte(l.filter.Host + "\x00" + l.filter.Repository + "\x00")
 }
 
-func (l *listing) image(tx *bbolt.Tx, s *Store, at position, f imageFile) bool {
-	image := parseImageKey(at.key)
-	if l.filter.Kind == store.Withdrawals {
-		for _, w := range f.Withdrawn {
-			if w.Serial <= at.serial || l.filter.Key != "" && l.filter.Key != w.Key {
-				continue
-			}
-			if !l.add(store.Entry{Image: image, Withdrawal: &w.Withdrawal}, position{at.kind, at.key, w.Serial}) {
-				return false
-			}
-		}
+func (l *listing) wants(i api.Image) bool {
+	f := l.filter
+	return (f.Host == "" || f.Host == i.Host) && (f.Repository == "" || f.Repository == i.Repository) &&
+		(f.Digest == "" || f.Digest == string(i.Digest))
+}
+
+// image returns false when the page is full.
+func (l *listing) image(tx *bbolt.Tx, key []byte, from uint64) bool {
+	image := parseImageKey(key)
+	if !l.wants(image) {
 		return true
 	}
-	set, serials := f.set(tx, image, s.o.Damaged), map[string]uint64{}
-	for _, file := range f.Signatures {
-		serials[file.Name] = file.Serial
+	f, err := readImage(tx, key)
+	if err != nil {
+		l.damages = append(l.damages, damage{image, "", err})
+		return true
 	}
-	for i, sig := range set.Signatures {
-		serial := serials[sig.Name]
-		if serial <= at.serial || l.filter.Key != "" && l.filter.Key != sig.Fingerprint {
+	if l.filter.Kind == store.Withdrawals {
+		return l.withdrawals(image, key, from, f)
+	}
+	return l.signatures(tx, image, key, from, f)
+}
+
+func (l *listing) withdrawals(image api.Image, key []byte, from uint64, f imageFile) bool {
+	l.scanned += len(f.Withdrawn)
+	for _, w := range f.Withdrawn {
+		if w.Serial <= from || l.filter.Key != "" && (w.Scope != store.ScopeKey || w.Key != l.filter.Key) {
 			continue
 		}
-		sig.Content = nil
-		if !l.add(store.Entry{Image: image, Index: i + 1, Signature: &sig}, position{at.kind, at.key, serial}) {
+		if !l.room() {
 			return false
 		}
+		l.page = append(l.page, store.Entry{Image: image, Withdrawal: &w.Withdrawal})
+		l.at = position{l.at.kind, key, w.Serial}
+	}
+	return true
+}
+
+// signatures reads contents only if there is something to list: what does not read is left out, and
+// so decides the index of what is behind it.
+func (l *listing) signatures(tx *bbolt.Tx, image api.Image, key []byte, from uint64, f imageFile) bool {
+	wanted := func(s signatureFile) bool {
+		return s.Serial > from && (l.filter.Key == "" || l.filter.Key == s.Fingerprint)
+	}
+	if !slices.ContainsFunc(f.Signatures, wanted) {
+		return true
+	}
+	if !l.room() {
+		return false
+	}
+	l.scanned += len(f.Signatures)
+	set, damages := f.set(tx, image)
+	l.damages = append(l.damages, damages...)
+	index := 0
+	for _, file := range f.Signatures {
+		if index == len(set.Signatures) || set.Signatures[index].Name != file.Name {
+			continue
+		}
+		index++
+		if !wanted(file) {
+			continue
+		}
+		if !l.room() {
+			return false
+		}
+		l.page = append(l.page, store.Entry{Image: image, Index: index, Signature: &file.Signature})
+		l.at = position{l.at.kind, key, file.Serial}
 	}
 	return true
 }
@@ -167,55 +218,47 @@ func (l *listing) image(tx *bbolt.Tx, s *Store, at position, f imageFile) bool {
 func (l *listing) tasks(tx *bbolt.Tx) {
 	c := tx.Bucket(bucketTasks).Cursor()
 	key, value := c.Seek(l.at.key)
-	if key != nil && len(l.at.key) > 0 && bytes.Equal(key, l.at.key) {
+	if len(l.at.key) > 0 && bytes.Equal(key, l.at.key) {
 		key, value = c.Next()
 	}
-	for scanned := 0; key != nil; key, value = c.Next() {
-		if scanned++; scanned > maxScanned {
-			l.more = true
+	for ; key != nil; key, value = c.Next() {
+		if l.tired() {
 			return
 		}
-		at := position{l.at.kind, bytes.Clone(key), 0}
-		var t store.Task
-		if json.Unmarshal(value, &t) != nil || !l.matches(t) {
-			l.at = at
-			continue
+		l.scanned++
+		if t, ok := parseTask(key, value); ok && l.wants(t.Image) && (l.filter.State == "" || l.filter.State == t.State) {
+			if !l.room() {
+				return
+			}
+			l.page = append(l.page, store.Entry{Image: t.Image, Task: &t})
 		}
-		if !l.add(store.Entry{Image: t.Image, Task: &t}, at) {
-			return
-		}
+		l.at = position{l.at.kind, bytes.Clone(key), 0}
 	}
-}
-
-func (l *listing) matches(t store.Task) bool {
-	f := l.filter
-	return (f.State == "" || f.State == t.State) && (f.Host == "" || f.Host == t.Image.Host) &&
-		(f.Repository == "" || f.Repository == t.Image.Repository) && (f.Digest == "" || f.Digest == string(t.Image.Digest))
 }
 
 // Records implements store.Store.
 func (s *Store) Records(ctx context.Context, after store.Cursor, limit int) (page []store.Record, next store.Cursor, err error) {
-	from, err := parseCursor('r', after)
+	at, err := parseCursor('r', after)
 	if err != nil {
 		return nil, "", err
 	}
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucketRecords)
-		if from.serial > b.Sequence() {
-			return fmt.Errorf("%w: it is ahead of the trail, which ends at %d", store.ErrCursor, b.Sequence())
+		if at.serial > b.Sequence() {
+			return errCursor(fmt.Sprintf("it is ahead of the trail, which ends at %d: begin without one", b.Sequence()))
 		}
 		c := b.Cursor()
-		for key, value := c.Seek(binary.BigEndian.AppendUint64(nil, from.serial+1)); key != nil && len(page) < clamp(limit); key, value = c.Next() {
+		for key, value := c.Seek(binary.BigEndian.AppendUint64(nil, at.serial+1)); key != nil && len(page) < clamp(limit); key, value = c.Next() {
 			var r store.Record
 			if err := json.Unmarshal(value, &r); err == nil { // one that does not read is left out
 				page = append(page, r)
 			}
-			from.serial = binary.BigEndian.Uint64(key)
+			at.serial = binary.BigEndian.Uint64(key)
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, "", err
 	}
-	return page, from.cursor(), nil
+	return page, at.cursor(), nil
 }

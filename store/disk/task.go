@@ -15,24 +15,41 @@ import (
 	"github.com/countersign-dev/countersign/store"
 )
 
-// dueKey orders queued tasks by time; times before 1970 are all due.
-func dueKey(t store.Task) []byte {
-	return append(binary.BigEndian.AppendUint64(nil, uint64(max(0, t.Due.UnixNano()))), t.Key...)
+// timeSize is that of the time in front of a key in bucketDue.
+const timeSize = 12
+
+const maxTaskKey = bbolt.MaxKeySize - timeSize
+
+// instant orders as times do; what is before 1970 counts as then.
+func instant(t time.Time) []byte {
+	if t.Unix() < 0 {
+		t = time.Unix(0, 0)
+	}
+	key := binary.BigEndian.AppendUint64(nil, uint64(t.Unix()))
+	return binary.BigEndian.AppendUint32(key, uint32(t.Nanosecond()))
 }
+
+func dueKey(t store.Task) []byte { return append(instant(t.Due), t.Key...) }
 
 // getTask finds a task; one that does not read is as good as none.
 func getTask(tx *bbolt.Tx, key string) (t store.Task, ok bool) {
-	value := tx.Bucket(bucketTasks).Get([]byte(key))
-	return t, value != nil && json.Unmarshal(value, &t) == nil
+	return parseTask([]byte(key), tx.Bucket(bucketTasks).Get([]byte(key)))
+}
+
+// parseTask takes the key from where it is, not from the JSON, which holds no bytes that are not UTF-8.
+func parseTask(key, value []byte) (t store.Task, ok bool) {
+	ok = value != nil && json.Unmarshal(value, &t) == nil
+	t.Key = string(key)
+	return t, ok
 }
 
 // putTask writes a task, and moves its entry among those that are due.
 func putTask(tx *bbolt.Tx, t store.Task) error {
-	if err := removeTask(tx, t.Key); err != nil {
-		return err
-	}
 	value, err := json.Marshal(t)
 	if err != nil {
+		return err
+	}
+	if err := removeTask(tx, t.Key); err != nil {
 		return err
 	}
 	if err := tx.Bucket(bucketTasks).Put([]byte(t.Key), value); err != nil || t.State != store.Queued {
@@ -91,14 +108,19 @@ func queueTasks(tx *bbolt.Tx, tasks []store.Task, now time.Time) error {
 	return nil
 }
 
-// Take implements store.Store.
-func (s *Store) Take(ctx context.Context, lease time.Duration) (store.Task, error) {
-	var taken store.Task
-	var found bool
-	err := s.batch(ctx, func(tx *bbolt.Tx) (err error) {
-		taken, found, err = s.take(tx, lease)
-		return err
+// Take implements store.Store. To find that nothing is due it writes nothing.
+func (s *Store) Take(ctx context.Context, lease time.Duration) (taken store.Task, err error) {
+	found := false
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		found = firstDue(tx, s.o.Clock()) != nil
+		return nil
 	})
+	if err == nil && found {
+		err = s.batch(ctx, func(tx *bbolt.Tx) (err error) {
+			taken, found, err = s.take(tx, lease)
+			return err
+		})
+	}
 	if err != nil {
 		return store.Task{}, err
 	}
@@ -108,27 +130,29 @@ func (s *Store) Take(ctx context.Context, lease time.Duration) (store.Task, erro
 	return taken, nil
 }
 
+// firstDue returns the key in bucketDue of the task that is due the longest; nil: none is.
+func firstDue(tx *bbolt.Tx, now time.Time) []byte {
+	key, _ := tx.Bucket(bucketDue).Cursor().First()
+	if len(key) < timeSize || bytes.Compare(key[:timeSize], instant(now)) > 0 {
+		return nil
+	}
+	return key
+}
+
 func (s *Store) take(tx *bbolt.Tx, lease time.Duration) (store.Task, bool, error) {
 	now := s.o.Clock()
-	for {
-		key, _ := tx.Bucket(bucketDue).Cursor().First()
-		if key == nil || binary.BigEndian.Uint64(key) > uint64(now.UnixNano()) {
-			return store.Task{}, false, nil
-		}
-		t, ok := getTask(tx, string(key[8:]))
+	for key := firstDue(tx, now); key != nil; key = firstDue(tx, now) {
+		t, ok := getTask(tx, string(key[timeSize:]))
 		if !ok || !bytes.Equal(dueKey(t), key) {
 			// Its task does not read: nobody can do it.
 			if err := tx.Bucket(bucketDue).Delete(key); err != nil {
-				return t, false, err
+				return store.Task{}, false, err
 			}
 			continue
-		}
-		// putTask finds the entry that is due by what is stored, so the old task is removed first.
-		if err := removeTask(tx, t.Key); err != nil {
-			return t, false, err
 		}
 		t.Due, t.Lease = now.Add(lease), rand.Text()
 		t.Attempts++
 		return t, true, putTask(tx, t)
 	}
+	return store.Task{}, false, nil
 }

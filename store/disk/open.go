@@ -1,0 +1,154 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/countersign-dev/countersign/api"
+)
+
+const (
+	fileName  = "signatures.db"
+	ownerName = "owner"
+	format    = "1"
+)
+
+// Open opens the store in a directory, which is made, private, if it is not there. While another
+// process has it, the error names that one, after a second.
+func Open(directory string, o Options) (*Store, error) {
+	if o.Damaged == nil {
+		o.Damaged = func(api.Image, string, error) {}
+	}
+	path := filepath.Join(directory, fileName)
+	if err := create(directory, path); err != nil {
+		return nil, err
+	}
+	db, err := openFile(path)
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, fmt.Errorf("%s is in use by %s\nhint: stop that one first, or give this one another directory", directory, owner(directory))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w\nhint: if the file is damaged, bring it back from a backup", path, err)
+	}
+	db.MaxBatchDelay = 2 * time.Millisecond // the default, 10, is what a lone writer would wait for company
+	err = recovered(func() error { return db.View(checkFormat) })
+	if err == nil {
+		err = own(directory, o.Clock())
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
+	}
+	return &Store{db, o}, nil
+}
+
+func openFile(path string) (db *bbolt.DB, err error) {
+	err = recovered(func() error {
+		db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
+		return err
+	})
+	return db, err
+}
+
+// create makes an empty store under another name and links it into place: there is never a file
+// that is not whole, not after a crash either, and two processes agree on one.
+func create(directory, path string) error {
+	if err := makeDirectory(directory); err != nil {
+		return err
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(err, syncDirectory(directory))
+	}
+	private, err := os.MkdirTemp(directory, "new-")
+	if err != nil {
+		return err
+	}
+	made := filepath.Join(private, fileName)
+	err = createFile(made)
+	if err == nil {
+		err = os.Link(made, path)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		err = nil // another process was faster
+	}
+	return errors.Join(err, os.RemoveAll(private), syncDirectory(directory))
+}
+
+func createFile(path string) error {
+	db, err := openFile(path)
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range [][]byte{bucketMeta, bucketImages, bucketContents, bucketRecords, bucketTasks, bucketDue} {
+			if _, err := tx.CreateBucket(name); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket(bucketMeta).Put([]byte("format"), []byte(format))
+	})
+	return errors.Join(err, db.Close())
+}
+
+func checkFormat(tx *bbolt.Tx) error {
+	meta := tx.Bucket(bucketMeta)
+	if meta == nil {
+		return errors.New("this is no store of signatures: give the server another directory")
+	}
+	if have := string(meta.Get([]byte("format"))); have != format {
+		return fmt.Errorf("it has format %.20q, and this program reads %q: use the version that wrote it, or a later one", have, format)
+	}
+	return nil
+}
+
+// makeDirectory makes the names of what it makes durable.
+func makeDirectory(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	parent := filepath.Dir(path)
+	if err := makeDirectory(parent); err != nil {
+		return err
+	}
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDirectory(parent)
+}
+
+func syncDirectory(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// own leaves word of who has the store, for a person whose second process cannot have it.
+func own(directory string, now time.Time) error {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "this machine"
+	}
+	word := fmt.Sprintf("process %d on %s, since %s\n", os.Getpid(), host, now.UTC().Format(time.RFC3339))
+	path := filepath.Join(directory, ownerName)
+	if err := os.WriteFile(path+".new", []byte(word), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+func owner(directory string) string {
+	word, err := os.ReadFile(filepath.Join(directory, ownerName))
+	if err != nil || len(word) > 1000 {
+		return "another process"
+	}
+	return strings.TrimSpace(string(word))
+}
