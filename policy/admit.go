@@ -54,7 +54,7 @@ func sameDigest(ref reference.Named, c signature.Claim) error {
 	if d, ok := ref.(reference.Digested); ok && d.Digest() != c.Digest {
 		return fmt.Errorf("it is for manifest %s, not %s", c.Digest, d.Digest())
 	}
-	claimed, err := parseClaimed(c.Reference)
+	claimed, err := signature.ParseReference(c.Reference)
 	if err != nil {
 		return nil // identities refuse it, with the reason
 	}
@@ -66,7 +66,7 @@ func sameDigest(ref reference.Named, c signature.Claim) error {
 
 // copied is what to do about signatures that came along with an image from another repository.
 func copied(ref reference.Named, c signature.Claim) string {
-	claimed, err := parseClaimed(c.Reference)
+	claimed, err := signature.ParseReference(c.Reference)
 	if err != nil || claimed.Name() == ref.Name() {
 		return ""
 	}

@@ -42,6 +42,9 @@ func (p *Policy) Evaluate(image Image, signatures []signature.Untrusted, now tim
 	if image.Reference == nil {
 		return Decision{Requirements: []Judgement{{Reason: "the image has no docker reference"}}}
 	}
+	if _, err := signature.ParseReference(image.Reference.String()); err != nil {
+		return Decision{Requirements: []Judgement{{Reason: fmt.Sprintf("no node can ask for %s: %v", quote(image.Reference.String()), err)}}}
+	}
 	image.Reference = reference.TagNameOnly(image.Reference)
 	scope := p.scope(image.Transport, image.Reference)
 	e := evaluation{image: image, now: now, brought: read(signatures), verified: map[*signature.Keyring][]verified{}}

@@ -144,3 +144,15 @@ func TestEvaluateNothing(t *testing.T) {
 		t.Errorf("without a digest: got %+v", d)
 	}
 }
+
+// What clients cannot name they cannot run, whatever the policy accepts.
+func TestEvaluateUnreadableReference(t *testing.T) {
+	t.Parallel()
+	p := load(t, `{"default":[`+anything+`]}`)
+	for _, ref := range []string{"[::1]:5000/a:v1", "Registry/a:v1", "example.com/" + strings.Repeat("a", 250) + ":v1"} {
+		d := p.Evaluate(policy.Image{Transport: "docker", Reference: named(t, ref), Digest: manifest}, nil, now)
+		if d.Accepted || len(d.Requirements) != 1 || !strings.Contains(d.Requirements[0].Reason, "no node can ask for") {
+			t.Errorf("%s: got %+v, want it rejected as one that no node can ask for", ref, d)
+		}
+	}
+}

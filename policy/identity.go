@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/distribution/reference"
+
+	"github.com/countersign-dev/countersign/signature"
 )
 
 // Types of signedIdentity.
@@ -31,7 +33,7 @@ type identity struct {
 // accepts says why a claimed reference does not fit. The image's has a tag, a digest or both, as
 // whoever asks wrote it (protocol.md 6).
 func (i identity) accepts(image reference.Named, claimed string) error {
-	signed, err := parseClaimed(claimed)
+	signed, err := signature.ParseReference(claimed)
 	if err != nil {
 		return fmt.Errorf("its reference %s does not parse: %w", quote(claimed), err)
 	}
@@ -57,13 +59,6 @@ func (i identity) accepts(image reference.Named, claimed string) error {
 		return nil
 	}
 	return fmt.Errorf("it is signed for %s, and %s wants %s", quote(claimed), i.kind, want)
-}
-
-func parseClaimed(s string) (reference.Named, error) {
-	if len(s) > maxReference {
-		return nil, reference.ErrNameTooLong
-	}
-	return reference.ParseNormalizedNamed(s)
 }
 
 func anything(named reference.Named) string { return "anything of " + named.Name() }

@@ -197,7 +197,7 @@ func (v value) reference(whole bool) (reference.Named, error) {
 	if err != nil {
 		return nil, err
 	}
-	named, err := reference.ParseNormalizedNamed(s)
+	named, err := signature.ParseReference(s)
 	if err != nil {
 		return nil, v.errorf("%s: %w", quote(s), err)
 	}
@@ -210,7 +210,8 @@ func (v value) reference(whole bool) (reference.Named, error) {
 	return named, nil
 }
 
-// prefix reads host[:port], or a repository or namespace in full: docker.io/library.
+// prefix reads host[:port], or a repository or namespace in full: docker.io/library. Clients know
+// no address of IPv6.
 func (v value) prefix(to *string) error {
 	s, err := v.short()
 	if err != nil {
@@ -221,7 +222,7 @@ func (v value) prefix(to *string) error {
 	if more {
 		_, err = reference.WithName(s)
 	}
-	if err != nil || !hostPort.MatchString(first) || more && first != "localhost" && !strings.ContainsAny(first, ".:") {
+	if err != nil || len(s) > 0 && s[0] == '[' || !hostPort.MatchString(first) || more && first != "localhost" && !strings.ContainsAny(first, ".:") {
 		return v.errorf("%s is neither host[:port] nor host[:port]/namespace in full", quote(s))
 	}
 	return nil

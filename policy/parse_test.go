@@ -102,6 +102,8 @@ func TestParseRefusesSignedBy(t *testing.T) {
 		"remap without":          {matching(`{"type":"remapIdentity","prefix":"a.b"}`), at + ".signedIdentity: needs signedPrefix"},
 		"remap of a tag":         {matching(`{"type":"remapIdentity","prefix":"a.b/c:1","signedPrefix":"a.b"}`), at + `.signedIdentity.prefix: "a.b/c:1"`},
 		"remap to a short name":  {matching(`{"type":"remapIdentity","prefix":"a.b","signedPrefix":"ns/app"}`), at + `.signedIdentity.signedPrefix: "ns/app"`},
+		"remap of IPv6":          {matching(`{"type":"remapIdentity","prefix":"[::1]:5000","signedPrefix":"a.b"}`), at + `.signedIdentity.prefix: "[::1]:5000"`},
+		"reference of IPv6":      {matching(`{"type":"exactReference","dockerReference":"[::1]:5000/a:v1"}`), at + `.signedIdentity.dockerReference: "[::1]:5000/a:v1"`},
 		"remap of a slash":       {matching(`{"type":"remapIdentity","prefix":"a.b/","signedPrefix":"a.b"}`), at + `.signedIdentity.prefix: "a.b/"`},
 		"a long one":             {matching(`{"type":"remapIdentity","prefix":"` + strings.Repeat("x/", 4<<20) + `","signedPrefix":"a.b"}`), at + ".signedIdentity.prefix: 8388608 bytes are no reference"},
 		"a long reference":       {matching(`{"type":"exactReference","dockerReference":"` + strings.Repeat("x/", 4<<20) + `x:1"}`), at + ".signedIdentity.dockerReference: 8388611 bytes are no reference"},

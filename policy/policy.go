@@ -122,7 +122,7 @@ func scopeNames(transport string, ref reference.Named) (names []string) {
 		}
 		name = name[:slash]
 	}
-	name, _, _ = strings.Cut(name, ":") // as clients do, so that [::1] has no wildcard
+	name, _, _ = strings.Cut(name, ":")
 	for {
 		_, domain, ok := strings.Cut(name, ".")
 		if !ok {

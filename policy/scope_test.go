@@ -31,8 +31,6 @@ func TestScope(t *testing.T) {
 		{"docker", tagged, "*.reg.sub.example.com *:5000 * reg.sub.example.com:5000/", "default"},
 		{"docker", "example.com/a:v1", "*.example.com *.com", "*.com"},
 		{"docker", "localhost:5000/a:v1", "*.localhost localhost", "default"},
-		{"docker", "[::1]:5000/a:v1", "* [", "default"},
-		{"docker", "[::1]:5000/a:v1", "[::1]:5000", "[::1]:5000"},
 		{"docker", "127.0.0.1:5000/a:v1", "*.0.0.1 127.0.0.1", "*.0.0.1"},
 		// Part of a name is not a namespace.
 		{"docker", "example.com/abc/d:v1", "example.com/ab example.com/abc/ example.com/abc/d:v", "default"},

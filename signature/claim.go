@@ -115,7 +115,7 @@ func (c *Claim) check() error {
 	if err := c.Digest.Validate(); err != nil || c.Digest.Algorithm() != digest.SHA256 {
 		return fmt.Errorf("docker-manifest-digest %q is not a sha256 digest", string(c.Digest))
 	}
-	named, err := reference.ParseNormalizedNamed(c.Reference)
+	named, err := ParseReference(c.Reference)
 	if err != nil {
 		return fmt.Errorf("docker-reference %q: %v", c.Reference, err)
 	}
