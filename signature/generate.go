@@ -10,6 +10,8 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	pgppacket "github.com/ProtonMail/go-crypto/openpgp/packet"
@@ -34,45 +36,61 @@ func Generate(userID string, bits int, now time.Time) (private, public []byte, e
 		return nil, nil, err
 	}
 	created := now.UTC().Truncate(time.Second) // OpenPGP has whole seconds
-	return certify(pgppacket.NewRSAPrivateKey(created, key), userID, created)
+	primary := pgppacket.NewRSAPrivateKey(created, key)
+	return certify(&openpgp.Entity{PrimaryKey: &primary.PublicKey, PrivateKey: primary}, userID, nil)
 }
 
-// Rename gives a private key another user id in place of those it has. Its fingerprint, and so
-// everything it has signed, stays good.
+// Rename gives a private key that is not encrypted another user id in place of those it has. Its
+// fingerprint, and so everything it has signed, stays good, and its end, if it has one, what it is.
+// It refuses what NewFileSigner refuses: a name makes no key good that is expired or revoked.
 func Rename(private []byte, userID string, now time.Time) (renamed, public []byte, err error) {
-	e, err := readPrivate(private, nil)
+	e, self, err := readSigner(private, nil, now)
 	if err != nil {
 		return nil, nil, err
 	}
-	return certify(e.PrivateKey, userID, now.UTC().Truncate(time.Second))
+	return certify(e, userID, self.KeyLifetimeSecs)
 }
 
-// certify makes a key of this primary key and one user id.
-func certify(primary *pgppacket.PrivateKey, userID string, now time.Time) (private, public []byte, err error) {
-	if userID = strings.TrimSpace(userID); userID == "" || len(userID) > maxUserID || strings.ContainsFunc(userID, func(r rune) bool { return r < ' ' }) {
-		return nil, nil, fmt.Errorf("%q cannot be a user id: one line is wanted, as in Name <address>", userID)
+// certify makes the user id the only one of a key, which ends after lifetime seconds, if not nil.
+// It is dated as the key is: from an earlier signature clients in Go would otherwise look for a
+// user id of that time, find none, and reject it.
+func certify(e *openpgp.Entity, userID string, lifetime *uint32) (private, public []byte, err error) {
+	userID, err = checkUserID(userID)
+	if err != nil {
+		return nil, nil, err
 	}
+	primary := e.PrivateKey
 	isPrimary := true
 	self := &pgppacket.Signature{
 		Version: primary.PublicKey.Version, SigType: pgppacket.SigTypePositiveCert,
-		PubKeyAlgo: primary.PubKeyAlgo, Hash: crypto.SHA512, CreationTime: now,
+		PubKeyAlgo: primary.PubKeyAlgo, Hash: crypto.SHA512, CreationTime: primary.CreationTime,
 		IssuerKeyId: &primary.KeyId, IssuerFingerprint: primary.Fingerprint,
-		IsPrimaryId: &isPrimary, FlagsValid: true, FlagCertify: true, FlagSign: true,
+		IsPrimaryId: &isPrimary, FlagsValid: true, FlagCertify: true, FlagSign: true, KeyLifetimeSecs: lifetime,
 	}
-	if err := self.SignUserId(userID, &primary.PublicKey, primary, signing(now)); err != nil {
+	if err := self.SignUserId(userID, &primary.PublicKey, primary, signing(primary.CreationTime)); err != nil {
 		return nil, nil, err
 	}
-	e := &openpgp.Entity{PrimaryKey: &primary.PublicKey, PrivateKey: primary, Identities: map[string]*openpgp.Identity{}}
-	e.Identities[userID] = &openpgp.Identity{
+	e.Identities = map[string]*openpgp.Identity{userID: {
 		Primary: e, Name: userID, UserId: &pgppacket.UserId{Id: userID},
 		SelfCertifications: []*pgppacket.VerifiableSignature{pgppacket.NewVerifiableSig(self)},
-	}
-	private, err = armored(openpgp.PrivateKeyType, func(w io.Writer) error { return e.SerializePrivateWithoutSigning(w, signing(now)) })
+	}}
+	private, err = armored(openpgp.PrivateKeyType, func(w io.Writer) error { return e.SerializePrivateWithoutSigning(w, signing(primary.CreationTime)) })
 	if err != nil {
 		return nil, nil, err
 	}
 	public, err = armored(openpgp.PublicKeyType, e.Serialize)
 	return private, public, err
+}
+
+// checkUserID returns a user id without the space around it. Many programs show user ids, so it has
+// to be one line that shows as it is.
+func checkUserID(id string) (string, error) {
+	id = strings.TrimSpace(id)
+	hidden := func(r rune) bool { return !unicode.IsPrint(r) }
+	if id == "" || len(id) > maxUserID || !utf8.ValidString(id) || strings.ContainsFunc(id, hidden) {
+		return "", fmt.Errorf("%.80q cannot be a user id: one line of at most %d bytes is wanted, as in Name <address>", id, maxUserID)
+	}
+	return id, nil
 }
 
 func armored(kind string, serialize func(io.Writer) error) ([]byte, error) {
@@ -93,7 +111,7 @@ func armored(kind string, serialize func(io.Writer) error) ([]byte, error) {
 func signing(now time.Time) *pgppacket.Config {
 	salted := false
 	return &pgppacket.Config{
-		Time: func() time.Time { return now }, DefaultHash: crypto.SHA512, MinRSABits: minSignerBits,
-		DefaultCompressionAlgo: pgppacket.CompressionNone, NonDeterministicSignaturesViaNotation: &salted,
+		Time: func() time.Time { return now }, MinRSABits: minSignerBits,
+		NonDeterministicSignaturesViaNotation: &salted,
 	}
 }

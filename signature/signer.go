@@ -3,41 +3,36 @@ package signature
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
 	pgppacket "github.com/ProtonMail/go-crypto/openpgp/packet"
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 )
 
 // A FileSigner signs with a private key that it has in memory. It is safe for concurrent use.
 type FileSigner struct {
+	key   *Keyring
+	clock func() time.Time
+
+	mu     sync.Mutex // go-crypto remembers inside the entity what it has verified, without a lock
 	entity *openpgp.Entity
-	key    *Keyring
-	clock  func() time.Time
 }
 
 // NewFileSigner reads a file with one private key, armored or binary; passphrase is for one that
-// is encrypted. It refuses what not every client would accept the signatures of: a primary key
-// other than RSA of 3072 bits or more, that may sign and is neither expired nor revoked.
+// is encrypted, without the line end that its file may have. It refuses what not every client
+// would accept the signatures of: a primary key other than RSA of 3072 bits or more, that may
+// sign and is neither expired nor revoked.
 func NewFileSigner(private, passphrase []byte, clock func() time.Time) (*FileSigner, error) {
-	e, err := readPrivate(private, passphrase)
+	e, _, err := readSigner(private, passphrase, clock())
 	if err != nil {
 		return nil, err
-	}
-	bits, _ := e.PrimaryKey.BitLength()
-	if a := e.PrimaryKey.PubKeyAlgo; a != pgppacket.PubKeyAlgoRSA && a != pgppacket.PubKeyAlgoRSASignOnly || bits < minSignerBits {
-		return nil, fmt.Errorf("it is an %s key; the server signs with RSA primary keys of %d bits or more, which every client reads", algorithmName(e.PrimaryKey), minSignerBits)
-	}
-	now := clock()
-	if _, err := e.VerifyPrimaryKey(now, verification(now)); err != nil {
-		return nil, fmt.Errorf("it cannot sign now: %v", err)
-	}
-	if _, ok := e.SigningKeyById(now, e.PrimaryKey.KeyId, signing(now)); !ok {
-		return nil, errors.New("its primary key may not sign; only subkeys may, and some clients reject what those sign")
 	}
 	public, err := armored(openpgp.PublicKeyType, e.Serialize)
 	if err != nil {
@@ -50,66 +45,144 @@ func NewFileSigner(private, passphrase []byte, clock func() time.Time) (*FileSig
 	return &FileSigner{entity: e, key: key, clock: clock}, nil
 }
 
-// readPrivate reads exactly one private key and decrypts it.
-func readPrivate(data, passphrase []byte) (*openpgp.Entity, error) {
-	if len(data) > maxKeyring {
-		return nil, fmt.Errorf("a key file of %d bytes", len(data))
-	}
-	list, err := readEntities(data)
-	if err != nil {
-		return nil, fmt.Errorf("it is no OpenPGP key: %v", err)
-	}
-	if len(list) != 1 {
-		return nil, fmt.Errorf("it has %d keys, and one is wanted: gpg --export-secret-keys FINGERPRINT", len(list))
-	}
-	e := list[0]
-	switch {
-	case e.PrivateKey == nil:
-		return nil, errors.New("it is a public key; the private one is wanted: gpg --export-secret-keys FINGERPRINT")
-	case e.PrivateKey.Dummy():
-		return nil, errors.New("its primary key is not in the file, only subkeys are; some clients reject what those sign")
-	case e.PrivateKey.Encrypted && len(passphrase) == 0:
-		return nil, errors.New("it is encrypted, and there is no passphrase for it")
-	case e.PrivateKey.Encrypted:
-		if err := e.DecryptPrivateKeys(passphrase); err != nil {
-			return nil, errors.New("the passphrase does not open it")
-		}
-	}
-	return e, nil
-}
-
-func readEntities(data []byte) (openpgp.EntityList, error) {
-	if !bytes.Contains(data, []byte("-----BEGIN PGP ")) {
-		return openpgp.ReadKeyRing(bytes.NewReader(data))
-	}
-	block, err := armor.Decode(bytes.NewReader(data))
-	if err != nil {
-		return nil, err
-	}
-	return openpgp.ReadKeyRing(block.Body)
-}
-
 // Key is the public part.
 func (s *FileSigner) Key() *Keyring { return s.key }
 
-// Sign makes a message of one literal, not compressed, with a SHA-512 signature by the primary key.
-// It is made whole or not at all: go-crypto has written some of it already when it fails.
+// Sign makes a message of one literal, not compressed, with a SHA-512 signature by the primary
+// key. A key that has expired since the start signs nothing.
 func (s *FileSigner) Sign(ctx context.Context, claim Claim) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	config := signing(s.clock())
-	config.SigningKeyId = s.entity.PrimaryKey.KeyId
+	now := s.clock()
+	if err := s.usable(now); err != nil {
+		return nil, fmt.Errorf("key %s: %w", s.key.keys[0].Fingerprint, err)
+	}
+	return signed(s.entity.PrivateKey, claim.Payload(), now)
+}
+
+func (s *FileSigner) usable(now time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, err := usable(s.entity, now)
+	return err
+}
+
+// signed is a message around content. It is made of packets: openpgp.Sign would follow the hash
+// preferences of the key, which are for those who write to its owner, and fail on SHA-1.
+func signed(key *pgppacket.PrivateKey, content []byte, now time.Time) ([]byte, error) {
+	s := &pgppacket.Signature{
+		Version: key.Version, SigType: pgppacket.SigTypeBinary, PubKeyAlgo: key.PubKeyAlgo, Hash: crypto.SHA512,
+		CreationTime: now, IssuerKeyId: &key.KeyId, IssuerFingerprint: key.Fingerprint,
+	}
+	hash := s.Hash.New()
+	hash.Write(content)
+	if err := s.Sign(hash, key, signing(now)); err != nil {
+		return nil, err
+	}
+	onePass := &pgppacket.OnePassSignature{
+		Version: 3, SigType: s.SigType, Hash: s.Hash, PubKeyAlgo: s.PubKeyAlgo, KeyId: key.KeyId, IsLast: true,
+	}
 	var out bytes.Buffer
-	w, err := openpgp.Sign(&out, []*openpgp.Entity{s.entity}, &openpgp.FileHints{}, config)
+	if err := onePass.Serialize(&out); err != nil {
+		return nil, err
+	}
+	literal, err := pgppacket.SerializeLiteral(bufferCloser{&out}, true, "", 0)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := io.Copy(w, bytes.NewReader(claim.Payload())); err != nil {
+	if _, err := literal.Write(content); err != nil {
 		return nil, err
 	}
-	if err := w.Close(); err != nil {
+	if err := errors.Join(literal.Close(), s.Serialize(&out)); err != nil {
 		return nil, err
 	}
 	return out.Bytes(), nil
+}
+
+// A bufferCloser lets a packet end without what it is written to.
+type bufferCloser struct{ *bytes.Buffer }
+
+func (bufferCloser) Close() error { return nil }
+
+// readSigner reads a private key with which a server signs, and the self-signature that holds now.
+func readSigner(private, passphrase []byte, now time.Time) (*openpgp.Entity, *pgppacket.Signature, error) {
+	e, err := readPrivate(private)
+	if err != nil {
+		return nil, nil, err
+	}
+	bits, _ := e.PrimaryKey.BitLength()
+	if a := e.PrimaryKey.PubKeyAlgo; a != pgppacket.PubKeyAlgoRSA && a != pgppacket.PubKeyAlgoRSASignOnly || bits < minSignerBits || e.PrimaryKey.Version != 4 {
+		return nil, nil, fmt.Errorf("it is an %s key, version %d; the server signs with RSA primary keys of %d bits or more, version 4, which every client reads: make one with gpg --quick-generate-key NAME rsa%[3]d sign never",
+			algorithmName(e.PrimaryKey), e.PrimaryKey.Version, minSignerBits)
+	}
+	self, err := usable(e, now)
+	if err != nil {
+		return nil, nil, err
+	}
+	// Only what signs is decrypted: subkeys may have other passphrases.
+	switch {
+	case e.PrivateKey.Encrypted && len(passphrase) == 0:
+		return nil, nil, errors.New("it is encrypted, and there is no passphrase for it; give the file of its passphrase")
+	case e.PrivateKey.Encrypted:
+		if err := e.PrivateKey.Decrypt(passphrase); err != nil {
+			return nil, nil, errors.New("the passphrase does not open it; it is taken byte for byte, without a line end")
+		}
+	}
+	return e, self, nil
+}
+
+// usable says whether the primary key may sign at that time, and by which self-signature.
+func usable(e *openpgp.Entity, now time.Time) (*pgppacket.Signature, error) {
+	self, err := e.VerifyPrimaryKey(now, verification(now))
+	switch {
+	case errors.Is(err, pgperrors.ErrKeyExpired):
+		return nil, errors.New("it is expired; extend it with gpg --quick-set-expire FINGERPRINT, or sign with another key")
+	case errors.Is(err, pgperrors.ErrKeyRevoked):
+		return nil, errors.New("it is revoked; sign with another key")
+	case err != nil && e.PrimaryKey.CreationTime.After(now):
+		return nil, fmt.Errorf("it is from the future, made at %s; set the clock", e.PrimaryKey.CreationTime.UTC().Format(time.RFC3339))
+	case err != nil:
+		return nil, fmt.Errorf("it cannot sign now: %w; is the clock right, and a user id not revoked?", err)
+	}
+	if _, ok := e.SigningKeyById(now, e.PrimaryKey.KeyId, verification(now)); !ok {
+		return nil, errors.New("its primary key may not sign, and some clients reject what subkeys sign; use another key, whose primary one signs")
+	}
+	return self, nil
+}
+
+// wanted is what to do about a file that is not one private key.
+const wanted = "what is wanted is one private key, from gpg --export-secret-keys FINGERPRINT"
+
+// readPrivate reads exactly one key whose private part is there, encrypted or not.
+func readPrivate(data []byte) (*openpgp.Entity, error) {
+	if len(data) > maxKeyring {
+		return nil, fmt.Errorf("a key file of %d bytes, more than %d; %s", len(data), maxKeyring, wanted)
+	}
+	var in io.Reader = bytes.NewReader(data)
+	if blocks := bytes.Count(data, []byte("-----BEGIN PGP ")); blocks > 0 {
+		block, err := armor.Decode(in)
+		if err != nil {
+			return nil, fmt.Errorf("it is no OpenPGP key: %v; %s", err, wanted)
+		}
+		if blocks > 1 {
+			return nil, fmt.Errorf("it has more than one key in it; %s", wanted)
+		}
+		in = block.Body
+	}
+	packets := pgppacket.NewReader(in)
+	e, err := openpgp.ReadEntity(packets)
+	if err != nil {
+		return nil, fmt.Errorf("it is no OpenPGP key: %v; %s", err, wanted)
+	}
+	if _, err := packets.Next(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("it has more than one key in it; %s", wanted)
+	}
+	switch {
+	case e.PrivateKey == nil:
+		return nil, fmt.Errorf("it is a public key; %s", wanted)
+	case e.PrivateKey.Dummy():
+		return nil, fmt.Errorf("its primary key is not in the file, only subkeys are, and some clients reject what those sign; %s", wanted)
+	}
+	return e, nil
 }

@@ -1,0 +1,383 @@
+package signature_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	pgppacket "github.com/ProtonMail/go-crypto/openpgp/packet"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign-dev/countersign/signature"
+)
+
+// signerNow is after everything that happened to the keys of testdata/signer.
+var signerNow = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func at(now time.Time) func() time.Time { return func() time.Time { return now } }
+
+// privateKey is a file of testdata/signer, see make.sh there.
+func privateKey(t testing.TB, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("testdata", "signer", name+".asc"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// dearmored is the binary form of an armored file.
+func dearmored(t testing.TB, data []byte) []byte {
+	t.Helper()
+	block, err := armor.Decode(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if _, err := out.ReadFrom(block.Body); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func newSigner(t testing.TB, private []byte, clock func() time.Time) *signature.FileSigner {
+	t.Helper()
+	s, err := signature.NewFileSigner(private, nil, clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func claimOf(reference string) signature.Claim {
+	return signature.Claim{
+		Reference: reference, Digest: digest.FromString(reference),
+		Creator: "countersign", Timestamp: signerNow,
+	}
+}
+
+// fingerprintOf is the one of a signer's key.
+func fingerprintOf(t testing.TB, ring *signature.Keyring) string {
+	t.Helper()
+	keys := ring.Keys()
+	if len(keys) != 1 {
+		t.Fatalf("%d keys, want one: %v", len(keys), keys)
+	}
+	return keys[0].Fingerprint
+}
+
+// verified is what a keyring says of a message, which has to verify.
+func verified(t testing.TB, ring *signature.Keyring, message []byte, now time.Time) signature.Signature {
+	t.Helper()
+	m, err := signature.Parse(message)
+	if err != nil {
+		t.Fatalf("Parse: %v", err)
+	}
+	s, err := ring.Verify(m, now)
+	if err != nil {
+		t.Fatalf("Verify: %v", err)
+	}
+	return s
+}
+
+// A signer signs with every form of key that people have, with the primary key.
+func TestFileSigner(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, key, passphrase string
+		binary                bool
+	}{
+		{name: "armored", key: "plain"},
+		{name: "binary", key: "plain", binary: true},
+		{name: "passphrase not needed", key: "plain", passphrase: "left over"},
+		{name: "encrypted by gpg", key: "protected", passphrase: "correct horse"},
+		{name: "newer signing subkey", key: "subkeys"},
+		{name: "prefers SHA-1", key: "sha1"},
+		{name: "expires later", key: "ends"},
+		{name: "several self-signatures", key: "selfsigs"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			private := privateKey(t, test.key)
+			if test.binary {
+				private = dearmored(t, private)
+			}
+			signer, err := signature.NewFileSigner(private, []byte(test.passphrase), at(signerNow))
+			if err != nil {
+				t.Fatal(err)
+			}
+			claim := claimOf("registry.example.com/app:1")
+			message, err := signer.Sign(t.Context(), claim)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := verified(t, signer.Key(), message, signerNow)
+			if s.Claim != claim {
+				t.Errorf("claim %+v, want %+v", s.Claim, claim)
+			}
+			if want := fingerprintOf(t, signer.Key()); s.Fingerprint != want || s.Subkey || s.Algorithm != "RSA 3072" {
+				t.Errorf("by %s, subkey %v, %s; want %s, false, RSA 3072", s.Fingerprint, s.Subkey, s.Algorithm, want)
+			}
+			if s.UserID != test.key || !s.Created.Equal(signerNow) || !s.Expires.IsZero() {
+				t.Errorf("by %q, made %v, expires %v; want %q, %v, never", s.UserID, s.Created, s.Expires, test.key, signerNow)
+			}
+			if err := s.ReadableBy(signature.AllClients); err != nil {
+				t.Errorf("not every client reads it: %v", err)
+			}
+			checkPackets(t, message, claim)
+		})
+	}
+}
+
+// checkPackets says whether a message has the packets of protocol.md 5.2 that every client reads.
+func checkPackets(t *testing.T, message []byte, claim signature.Claim) {
+	t.Helper()
+	packets := pgppacket.NewReader(bytes.NewReader(message))
+	next := func() pgppacket.Packet {
+		p, err := packets.Next()
+		if err != nil {
+			t.Fatalf("packet: %v", err)
+		}
+		return p
+	}
+	if p, ok := next().(*pgppacket.OnePassSignature); !ok || p.Version != 3 || p.SigType != pgppacket.SigTypeBinary {
+		t.Errorf("packet 1 is %T %+[1]v, want a one-pass signature v3 of class 0", p)
+	}
+	literal, ok := next().(*pgppacket.LiteralData)
+	if !ok {
+		t.Fatal("packet 2 is no literal")
+	}
+	var body bytes.Buffer
+	if _, err := body.ReadFrom(literal.Body); err != nil {
+		t.Fatal(err)
+	}
+	if literal.Format != 'b' || literal.FileName != "" || !bytes.Equal(body.Bytes(), claim.Payload()) {
+		t.Errorf("literal is mode %c, name %q, %s; want b, none, %s", literal.Format, literal.FileName, &body, claim.Payload())
+	}
+	s, ok := next().(*pgppacket.Signature)
+	if !ok {
+		t.Fatal("packet 3 is no signature")
+	}
+	if h := s.Hash.String(); s.Version != 4 || h != "SHA-512" && h != "SHA-256" || len(s.Notations) != 0 {
+		t.Errorf("signature is v%d, %s, notations %v; want v4, SHA-256 or SHA-512, none", s.Version, h, s.Notations)
+	}
+	if p, err := packets.Next(); err == nil {
+		t.Errorf("packet 4 is %T, want the end", p)
+	}
+}
+
+// changed is an armored file with another letter at or behind i.
+func changed(armored []byte, i int) []byte {
+	armored = bytes.Clone(armored)
+	if armored[i] == '\n' {
+		i++
+	}
+	armored[i] = map[bool]byte{true: 'B', false: 'A'}[armored[i] == 'A']
+	return armored
+}
+
+// What a server cannot sign with is refused when it starts, and the refusal says what to do.
+func TestNewFileSignerRefuses(t *testing.T) {
+	t.Parallel()
+	plain, protected := privateKey(t, "plain"), privateKey(t, "protected")
+	public := newSigner(t, plain, at(signerNow)).Key()
+	both := append(dearmored(t, plain), dearmored(t, privateKey(t, "sha1"))...)
+	for _, test := range []struct {
+		name       string
+		data       []byte
+		passphrase string
+		now        time.Time
+		want       []string
+	}{
+		{name: "empty", data: []byte{}, want: []string{"no OpenPGP key", "--export-secret-keys"}},
+		{name: "text", data: []byte("hunter2\n"), want: []string{"no OpenPGP key", "--export-secret-keys"}},
+		{name: "armored message", data: []byte("-----BEGIN PGP MESSAGE-----\n\nowE=\n-----END PGP MESSAGE-----\n"), want: []string{"no OpenPGP key"}},
+		{name: "armored, cut", data: plain[:len(plain)/2], want: []string{"no OpenPGP key"}},
+		{name: "armored, changed", data: changed(plain, len(plain)/2), want: []string{"no OpenPGP key"}},
+		{name: "binary, cut", data: dearmored(t, plain)[:1000], want: []string{"no OpenPGP key"}},
+		{name: "too large", data: make([]byte, 33<<20), want: []string{"bytes"}},
+		{name: "public, armored", data: public.Armored(), want: []string{"public", "--export-secret-keys"}},
+		{name: "public, binary", data: public.Binary(), want: []string{"public", "--export-secret-keys"}},
+		{name: "two keys", data: both, want: []string{"more than one", "--export-secret-keys FINGERPRINT"}},
+		{name: "a key and rubbish", data: append(dearmored(t, plain), "rubbish"...), want: []string{"no OpenPGP key"}},
+		{name: "two armored blocks", data: append(bytes.Clone(plain), privateKey(t, "sha1")...), want: []string{"more than one", "--export-secret-keys FINGERPRINT"}},
+		{name: "public part behind", data: append(bytes.Clone(plain), public.Armored()...), want: []string{"more than one"}},
+		{name: "no passphrase", data: protected, want: []string{"encrypted", "passphrase"}},
+		{name: "wrong passphrase", data: protected, passphrase: "battery staple", want: []string{"passphrase does not open it", "line end"}},
+		{name: "line end in the passphrase", data: protected, passphrase: "correct horse\n", want: []string{"passphrase does not open it", "line end"}},
+		{name: "RSA 2048", data: privateKey(t, "short"), want: []string{"RSA 2048", "RSA primary keys of 3072 bits"}},
+		{name: "Ed25519", data: privateKey(t, "ed25519"), want: []string{"EdDSA", "RSA primary keys of 3072 bits"}},
+		{name: "expired", data: privateKey(t, "expired"), want: []string{"expired", "--quick-set-expire"}},
+		{name: "expired since", data: privateKey(t, "ends"), now: signerNow.AddDate(30, 0, 0), want: []string{"expired", "--quick-set-expire"}},
+		{name: "revoked", data: privateKey(t, "revoked"), want: []string{"revoked", "another key"}},
+		{name: "certifies only", data: privateKey(t, "certifies"), want: []string{"primary key may not sign", "another key"}},
+		{name: "primary key elsewhere", data: privateKey(t, "stub"), want: []string{"primary key is not in the file", "--export-secret-keys"}},
+		{name: "from the future", data: plain, now: signerNow.AddDate(-10, 0, 0), want: []string{"clock"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			now := test.now
+			if now.IsZero() {
+				now = signerNow
+			}
+			_, err := signature.NewFileSigner(test.data, []byte(test.passphrase), at(now))
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			for _, want := range test.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error %q does not say %q", err, want)
+				}
+			}
+			if p := test.passphrase; p != "" && strings.Contains(err.Error(), p) {
+				t.Errorf("error %q tells the passphrase", err)
+			}
+		})
+	}
+}
+
+// A damaged file makes no signer, or one with the same key whose signatures are good.
+func TestNewFileSignerDamaged(t *testing.T) {
+	t.Parallel()
+	plain := privateKey(t, "plain")
+	ring := newSigner(t, plain, at(signerNow)).Key()
+	body := bytes.Index(plain, []byte("\n\n")) + 2
+	refused := 0
+	for i := body; i < len(plain)-60; i += 11 {
+		signer, err := signature.NewFileSigner(changed(plain, i), nil, at(signerNow))
+		if err != nil {
+			refused++
+			continue
+		}
+		message, err := signer.Sign(t.Context(), claimOf("a.example/b:1"))
+		if err != nil {
+			t.Fatalf("letter %d: Sign: %v", i, err)
+		}
+		verified(t, ring, message, signerNow)
+	}
+	if refused < 100 {
+		t.Errorf("%d damaged files refused, want nearly all", refused)
+	}
+}
+
+// Whatever a file has in it, the answer is an error or a signer with one key.
+func FuzzNewFileSigner(f *testing.F) {
+	for _, name := range []string{"plain", "protected", "stub", "ed25519", "revoked", "selfsigs"} {
+		f.Add(privateKey(f, name))
+		f.Add(dearmored(f, privateKey(f, name)))
+	}
+	f.Fuzz(func(t *testing.T, private []byte) {
+		s, err := signature.NewFileSigner(private, nil, at(signerNow))
+		if (s == nil) == (err == nil) {
+			t.Fatalf("signer %v, error %v: want exactly one", s, err)
+		}
+		if err == nil {
+			fingerprintOf(t, s.Key())
+		}
+	})
+}
+
+// Key has nothing in it that should stay with the server.
+func TestFileSignerKeyIsPublic(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"plain", "subkeys"} {
+		ring := newSigner(t, privateKey(t, name), at(signerNow)).Key()
+		packets := pgppacket.NewReader(bytes.NewReader(ring.Binary()))
+		for p, err := packets.Next(); err == nil; p, err = packets.Next() {
+			if _, private := p.(*pgppacket.PrivateKey); private {
+				t.Errorf("%s: the public part has a private key in it", name)
+			}
+		}
+		if strings.Contains(string(ring.Armored()), "PRIVATE") {
+			t.Errorf("%s: armored as private: %s", name, ring.Armored())
+		}
+	}
+}
+
+// A key may end while the server runs. From then on it signs nothing, and says why.
+func TestFileSignerKeyEnds(t *testing.T) {
+	t.Parallel()
+	now := signerNow
+	signer := newSigner(t, privateKey(t, "ends"), func() time.Time { return now })
+	if _, err := signer.Sign(t.Context(), claimOf("a.example/b:1")); err != nil {
+		t.Fatalf("before its end: %v", err)
+	}
+	now = now.AddDate(30, 0, 0)
+	message, err := signer.Sign(t.Context(), claimOf("a.example/b:1"))
+	if err == nil || len(message) != 0 {
+		t.Fatalf("behind its end: %d bytes, error %v; want none, and an error", len(message), err)
+	}
+	for _, want := range []string{fingerprintOf(t, signer.Key()), "expired"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("error %q does not say %q", err, want)
+		}
+	}
+}
+
+func TestFileSignerCanceled(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	message, err := newSigner(t, privateKey(t, "plain"), at(signerNow)).Sign(ctx, claimOf("a.example/b:1"))
+	if !errors.Is(err, context.Canceled) || message != nil {
+		t.Errorf("%d bytes, error %v; want none, canceled", len(message), err)
+	}
+}
+
+// go-crypto remembers inside a key which self-signatures it has checked. A clock that jumps
+// between them makes it check others at each call.
+func TestFileSignerConcurrently(t *testing.T) {
+	t.Parallel()
+	early := time.Date(2025, 2, 15, 0, 0, 0, 0, time.UTC) // the first of three self-signatures is there
+	var calls atomic.Int64
+	signer := newSigner(t, privateKey(t, "selfsigs"), func() time.Time {
+		if calls.Add(1)%2 == 0 {
+			return early
+		}
+		return signerNow
+	})
+	var group sync.WaitGroup
+	for worker := range 8 {
+		group.Go(func() {
+			for range 4 {
+				claim := claimOf("registry.example.com/app:" + hex.EncodeToString([]byte{byte(worker)}))
+				message, err := signer.Sign(t.Context(), claim)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				m, err := signature.Parse(message)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if s, err := signer.Key().Verify(m, signerNow); err != nil || s.Claim != claim {
+					t.Errorf("claim %+v, error %v; want %+v", s.Claim, err, claim)
+				}
+			}
+		})
+	}
+	group.Wait()
+}
+
+func BenchmarkSign(b *testing.B) {
+	signer := newSigner(b, privateKey(b, "plain"), at(signerNow))
+	claim := claimOf("registry.example.com/app:1")
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := signer.Sign(b.Context(), claim); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+}
