@@ -49,10 +49,10 @@ func newMemory(wrong string, limits store.Limits, clock func() time.Time) *memor
 
 func (m *memory) is(wrong string) bool { return m.wrong == wrong }
 
-// pause lets others in between.
+// pause lets others in between, as a store does that waits for a disk.
 func (m *memory) pause() {
 	m.mu.Unlock()
-	for range 100 {
+	for range 1000 {
 		runtime.Gosched()
 	}
 	m.mu.Lock()

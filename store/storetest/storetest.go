@@ -271,15 +271,20 @@ func (f *fixture) same(what string, want, got any) {
 	}
 }
 
-// together runs n at a time and waits; what they return fails the test.
+// together starts n at once and waits; what they return fails the test.
 func (f *fixture) together(n int, run func(n int) error) {
 	f.Helper()
-	var wait sync.WaitGroup
+	var ready, over sync.WaitGroup
+	ready.Add(n)
 	errs := make([]error, n)
 	for i := range n {
-		wait.Go(func() { errs[i] = run(i) })
+		over.Go(func() {
+			ready.Done()
+			ready.Wait()
+			errs[i] = run(i)
+		})
 	}
-	wait.Wait()
+	over.Wait()
 	if err := errors.Join(errs...); err != nil {
 		f.Fatal(err)
 	}

@@ -81,17 +81,15 @@ func index(set store.Set, name string) int {
 }
 
 func testWritersSame(f *fixture) {
-	each := many(50)
-	f.together(writers, func(int) error {
-		for n := range each {
-			if _, err := f.s.Do(f.Context(), adding(image(), n, n)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	f.has(image(), signatures(image(), 0, each-1)...)
-	f.same("how many records there are", each, len(f.records()))
+	rounds := many(200)
+	for n := range rounds {
+		f.together(writers, func(int) error {
+			_, err := f.s.Do(f.Context(), adding(image(), n, n))
+			return err
+		})
+	}
+	f.has(image(), signatures(image(), 0, rounds-1)...)
+	f.same("how many records there are", rounds, len(f.records()))
 }
 
 // testWritersIf has all writers replace what all of them read, in many rounds: in each only one can.

@@ -1,0 +1,327 @@
+package disk_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/store"
+	"github.com/countersign-dev/countersign/store/disk"
+)
+
+// A spoiled store was written to behind its back. It notes what it was told of damage.
+type spoiled struct {
+	*disk.Store
+	told []string // the image's repository and the signature's name
+}
+
+// spoil makes a store with these changes, spoils its file, and opens it again.
+func spoil(t *testing.T, f func(tx *bbolt.Tx) error, changes ...store.Change) *spoiled {
+	t.Helper()
+	directory := t.TempDir()
+	s := open(t, directory, options(t))
+	for _, c := range changes {
+		do(t, s, c)
+	}
+	closeStore(t, s)
+	change(t, filepath.Join(directory, "signatures.db"), f)
+	o, after := options(t), &spoiled{}
+	o.Damaged = func(i api.Image, name string, err error) {
+		if err == nil {
+			t.Errorf("told of damage to %s %s without a reason", i, name)
+		}
+		after.told = append(after.told, i.Repository+" "+name)
+	}
+	after.Store = open(t, directory, o)
+	return after
+}
+
+func (s *spoiled) wasTold(t *testing.T, what string, want ...string) {
+	t.Helper()
+	if !slices.Equal(s.told, want) {
+		t.Errorf("damages told of by %s: %q, want %q", what, s.told, want)
+	}
+	s.told = nil
+}
+
+func imageKey(i api.Image) []byte {
+	return []byte(i.Host + "\x00" + i.Repository + "\x00" + string(i.Digest))
+}
+
+func contentKey(i api.Image, n int) []byte {
+	return slices.Concat(imageKey(i), []byte{0}, []byte(signature(i, n).Name))
+}
+
+func names(set store.Set) (all []string) {
+	for _, s := range set.Signatures {
+		all = append(all, s.Name)
+	}
+	return all
+}
+
+func namesOf(i api.Image, ns ...int) (all []string) {
+	for _, n := range ns {
+		all = append(all, signature(i, n).Name)
+	}
+	return all
+}
+
+func TestContentDamaged(t *testing.T) {
+	t.Parallel()
+	app := image("app")
+	s := spoil(t, func(tx *bbolt.Tx) error {
+		contents := tx.Bucket([]byte("contents"))
+		return errors.Join(contents.Delete(contentKey(app, 1)), contents.Put(contentKey(app, 3), []byte("forged")))
+	}, adding(app, 1, 2, 3, 4))
+	one, three := "app "+signature(app, 1).Name, "app "+signature(app, 3).Name
+
+	set := get(t, s.Store, app)
+	if got, want := names(set), namesOf(app, 2, 4); !slices.Equal(got, want) {
+		t.Errorf("Get: %q, want %q", got, want)
+	}
+	s.wasTold(t, "Get", one, three)
+	entries, _ := list(t, s.Store, store.Filter{Kind: store.Signatures}, 10)
+	for n, e := range entries {
+		if e.Index != n+1 || e.Signature.Name != set.Signatures[n].Name {
+			t.Errorf("listed: %d, %s, want what Get has at %d", e.Index, e.Signature.Name, n+1)
+		}
+	}
+	s.wasTold(t, "List", one, three)
+
+	// It can be brought again, and is last then, in a listing by small pages, too.
+	do(t, s.Store, adding(app, 3))
+	s.told = nil
+	if got, want := names(get(t, s.Store, app)), namesOf(app, 2, 4, 3); !slices.Equal(got, want) {
+		t.Errorf("Get, after 3 was brought again: %q, want %q", got, want)
+	}
+	s.wasTold(t, "Get, after a change")
+	entries, _ = list(t, s.Store, store.Filter{Kind: store.Signatures}, 1)
+	var got []string
+	for _, e := range entries {
+		got = append(got, e.Signature.Name)
+	}
+	if want := namesOf(app, 2, 4, 3); !slices.Equal(got, want) {
+		t.Errorf("listed one by one, after 3 was brought again: %q, want %q", got, want)
+	}
+}
+
+// What is withdrawn is not known of an image that does not read, so nothing may come.
+func TestImageDamaged(t *testing.T) {
+	t.Parallel()
+	app, other := image("app"), image("other")
+	withdrawn := store.Change{Image: app, Withdraw: []store.Withdrawal{{ID: "w", Scope: store.ScopeImage}}}
+	s := spoil(t, func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte("images")).Put(imageKey(app), []byte(`{"version":2,"with`))
+	}, adding(app, 1), withdrawn, adding(other, 1))
+
+	if set := get(t, s.Store, app); len(set.Signatures) != 0 {
+		t.Errorf("Get of an image that does not read: %+v, want none", set)
+	}
+	s.wasTold(t, "Get", "app ")
+	for _, kind := range []string{store.Signatures, store.Withdrawals} {
+		list(t, s.Store, store.Filter{Kind: kind}, 10)
+		s.wasTold(t, "List of "+kind, "app ")
+	}
+	if entries, _ := list(t, s.Store, store.Filter{Kind: store.Signatures}, 10); len(entries) != 1 || entries[0].Image != other {
+		t.Errorf("listed beside an image that does not read: %+v, want the other's", entries)
+	}
+	for range 2 {
+		if _, err := s.Do(t.Context(), adding(app, 2)); !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("Do to an image that does not read: %v, want %v", err, store.ErrUnavailable)
+		}
+	}
+	do(t, s.Store, adding(other, 2))
+}
+
+func TestRecordAndTaskDamaged(t *testing.T) {
+	t.Parallel()
+	app := image("app")
+	queueing := adding(app, 2)
+	for _, key := range []string{"a", "b", "c"} {
+		queueing.Then = append(queueing.Then, store.Task{Key: key, Image: app})
+	}
+	s := spoil(t, func(tx *bbolt.Tx) error {
+		second := []byte{0, 0, 0, 0, 0, 0, 0, 2}
+		return errors.Join(tx.Bucket([]byte("records")).Put(second, []byte("{")), tx.Bucket([]byte("tasks")).Put([]byte("a"), []byte("{")))
+	}, adding(app, 1), queueing, adding(app, 3))
+	for n, r := range records(t, s.Store) {
+		if want := namesOf(app, []int{1, 3}[n]); !slices.Equal(r.Names, want) {
+			t.Errorf("record %d: %q, want %q", n, r.Names, want)
+		}
+	}
+	entries, _ := list(t, s.Store, store.Filter{Kind: store.Tasks}, 1)
+	if len(entries) != 2 || entries[0].Task.Key != "b" || entries[1].Task.Key != "c" {
+		t.Errorf("tasks listed: %+v, want b and c", entries)
+	}
+	if task, err := s.Take(t.Context(), time.Minute); err != nil || task.Key != "b" {
+		t.Errorf("Take: %s, %v, want b", task.Key, err)
+	}
+	do(t, s.Store, store.Change{Image: app, Then: []store.Task{{Key: "a", Image: app}}})
+	for _, want := range []string{"a", "c"} { // a is due as long, now that it was queued again
+		if task, err := s.Take(t.Context(), time.Minute); err != nil || task.Key != want {
+			t.Errorf("Take: %s, %v, want %s", task.Key, err, want)
+		}
+	}
+}
+
+// A page of the file that is overwritten must cost neither the process nor what other pages have.
+func TestPagesDamaged(t *testing.T) {
+	t.Parallel()
+	directory := t.TempDir()
+	path := filepath.Join(directory, "signatures.db")
+	s := open(t, directory, options(t))
+	for n := range 50 {
+		do(t, s, adding(image(fmt.Sprintf("app%02d", n)), 1, 2, 3))
+	}
+	closeStore(t, s)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers := map[bool]int{}
+	for page := 2; page < len(whole)/4096; page++ {
+		bad := slices.Clone(whole)
+		for n := range 4096 {
+			bad[page*4096+n] = byte(n * 7)
+		}
+		write(t, path, bad)
+		o := options(t)
+		o.Damaged = func(api.Image, string, error) {}
+		s, err := disk.Open(directory, o)
+		if err != nil {
+			answers[false]++
+			continue
+		}
+		for n := range 50 {
+			i := image(fmt.Sprintf("app%02d", n))
+			set, err := s.Get(t.Context(), i)
+			if err != nil && !errors.Is(err, store.ErrUnavailable) {
+				t.Errorf("page %d, Get: %v, want none or %v", page, err, store.ErrUnavailable)
+			}
+			for _, got := range set.Signatures {
+				if got.Name != api.Name(i.Digest, got.Content) {
+					t.Errorf("page %d: %s is served with %q", page, got.Name, got.Content)
+				}
+			}
+			answers[err == nil]++
+		}
+		closeStore(t, s)
+	}
+	if answers[true] == 0 || answers[false] == 0 {
+		t.Errorf("answers: %v, want some good ones and some bad ones", answers)
+	}
+}
+
+func TestDiskFull(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir(), options(t))
+	s.SetMaxSize(256 << 10)
+	big := func(n int) store.Change {
+		c := adding(image(fmt.Sprint("app", n)), n)
+		content := make([]byte, 8<<10)
+		content[0] = byte(n)
+		c.Add[0].Content, c.Add[0].Name = content, api.Name(c.Image.Digest, content)
+		return c
+	}
+	done := 0
+	for ; done < 100; done++ {
+		if _, err := s.Do(t.Context(), big(done)); errors.Is(err, store.ErrUnavailable) {
+			break
+		} else if err != nil {
+			t.Fatalf("Do on a full disk: %v, want %v", err, store.ErrUnavailable)
+		}
+	}
+	if done == 0 || done == 100 {
+		t.Fatalf("%d changes were done, want the disk to be full between", done)
+	}
+	if got := len(records(t, s)); got != done {
+		t.Errorf("records: %d, want %d, one of each change that was done", got, done)
+	}
+	if set := get(t, s, big(done).Image); len(set.Signatures) != 0 {
+		t.Errorf("what the refused change left: %+v", set)
+	}
+	s.SetMaxSize(0)
+	do(t, s, big(done))
+	for n := range done + 1 {
+		if got := len(get(t, s, big(n).Image).Signatures); got != 1 {
+			t.Errorf("image %d of %d: %d signatures, want 1", n, done, got)
+		}
+	}
+}
+
+// A listing whose filter passes over very much gets to its end nevertheless.
+func TestListLong(t *testing.T) {
+	t.Parallel()
+	const long = disk.MaxScanned + 10
+	last := image("zzz")
+	change := adding(last, 1)
+	change.Withdraw = []store.Withdrawal{{ID: "w", Scope: store.ScopeKey, Key: "AB"}}
+	change.Then = []store.Task{{Key: "zzz", Image: last}}
+	s := spoil(t, func(tx *bbolt.Tx) error {
+		for n := range long {
+			i := image(fmt.Sprintf("app%06d", n))
+			task, err := json.Marshal(store.Task{Image: i, State: store.Dead})
+			if err != nil {
+				return err
+			}
+			if err := tx.Bucket([]byte("tasks")).Put(fmt.Appendf(nil, "%06d", n), task); err != nil {
+				return err
+			}
+			if err := tx.Bucket([]byte("images")).Put(imageKey(i), []byte(`{"version":1}`)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, change)
+	for _, f := range []store.Filter{
+		{Kind: store.Signatures, Repository: "zzz"},
+		{Kind: store.Signatures, Key: signature(last, 1).Fingerprint},
+		{Kind: store.Withdrawals},
+		{Kind: store.Withdrawals, Key: "AB"},
+		{Kind: store.Tasks, State: store.Queued},
+		{Kind: store.Tasks, Repository: "zzz"},
+	} {
+		entries, pages := list(t, s.Store, f, 1000)
+		if len(entries) != 1 || entries[0].Image != last || pages != 2 {
+			t.Errorf("listed by %+v: %d entries on %d pages, want the last one's, on the second", f, len(entries), pages)
+		}
+	}
+	entries, pages := list(t, s.Store, store.Filter{Kind: store.Signatures, Host: last.Host, Repository: "zzz"}, 1000)
+	if len(entries) != 1 || pages != 1 {
+		t.Errorf("listed by host and repository: %d entries on %d pages, want 1 on 1", len(entries), pages)
+	}
+}
+
+func TestDueFarAway(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir(), options(t))
+	do(t, s, store.Change{Image: image("app"), Then: []store.Task{
+		{Key: "never", Due: time.Date(9000, 1, 1, 0, 0, 0, 0, time.UTC)},
+		{Key: "next nanosecond", Due: epoch().Add(1)},
+		{Key: "now", Due: epoch()},
+		{Key: "\xff\xfe", Due: epoch().Add(-1)},
+		{Key: "ever", Due: time.Date(1800, 1, 1, 0, 0, 0, 0, time.UTC)},
+	}})
+	for _, want := range []string{"ever", "\xff\xfe", "now"} {
+		task, err := s.Take(t.Context(), time.Minute)
+		if err != nil || task.Key != want {
+			t.Fatalf("Take: %q, %v, want %q", task.Key, err, want)
+		}
+		task.State = store.Done
+		do(t, s, store.Change{Image: image("app"), Ends: &task})
+	}
+	if task, err := s.Take(t.Context(), time.Minute); !errors.Is(err, store.ErrNone) {
+		t.Errorf("Take: %q, %v, want %v", task.Key, err, store.ErrNone)
+	}
+	if left, _ := list(t, s, store.Filter{Kind: store.Tasks}, 10); len(left) != 2 {
+		t.Errorf("%d tasks are left, want 2", len(left))
+	}
+}

@@ -1,0 +1,7 @@
+package disk
+
+// SetMaxSize lets the file not grow beyond so many bytes, as a full disk would; 0: it may.
+func (s *Store) SetMaxSize(size int) { s.db.MaxSize = size }
+
+// MaxScanned is how much of a listing a page looks at.
+const MaxScanned = maxScanned
