@@ -1,0 +1,209 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign-dev/countersign/api"
+)
+
+// ErrRefused is wrapped together with ErrUnavailable when the registry answered, but not to
+// the credentials that it was asked with: WithAuthorization's, or none.
+var ErrRefused = errors.New("the registry wants other credentials")
+
+// maxManifest is what registries commonly take.
+const maxManifest = 4 << 20
+
+// RemoteConfig is what a remote registry needs.
+type RemoteConfig struct {
+	URL *url.URL // http or https, a host and nothing more: the registry is at its /v2/
+	// Host is what the registry is asked for in place of what the client wrote, for registries
+	// that serve several names. Empty: the client's, and URL's where there is no client.
+	Host string
+	// Pushed, and then Tagged for a push by tag and by digest alike, are called when the registry
+	// has taken a manifest, before the client hears of it. nil: nobody is told. Other than with
+	// an embedded registry its tag is there already, and stays if they fail.
+	Pushed, Tagged Watcher
+	// Refusal is as in EmbeddedConfig.
+	Refusal func(error) (code, message string)
+	// Transport carries everything. nil: Transport(nil).
+	Transport http.RoundTripper
+	// Patience is how long the registry may keep silent, before an answer or within it, and how
+	// long it may take none of what it is sent. 0: a minute.
+	Patience time.Duration
+	Log      *slog.Logger // nil: no log
+}
+
+// Remote is somebody else's registry, and passes everything on to it as it comes. Who may do
+// what is that registry's answer to the client's own credentials: a Remote has none.
+type Remote struct {
+	c         RemoteConfig
+	transport patient
+	proxy     *httputil.ReverseProxy
+	watched   *watched
+}
+
+// NewRemote returns a registry that is not asked anything yet.
+func NewRemote(c RemoteConfig) (*Remote, error) {
+	if err := CheckURL(c.URL); err != nil {
+		return nil, fmt.Errorf("remote registry: %w", err)
+	}
+	if err := register(); err != nil {
+		return nil, fmt.Errorf("remote registry: %w", err)
+	}
+	e := EmbeddedConfig{Pushed: c.Pushed, Tagged: c.Tagged, Refusal: c.Refusal, Log: c.Log}.filled()
+	if c.Log = e.Log; c.Transport == nil {
+		c.Transport = Transport(nil)
+	}
+	if c.Patience == 0 {
+		c.Patience = defaultPatience
+	}
+	r := &Remote{
+		c:         c,
+		transport: patient{c.Transport, c.Patience},
+		watched:   &watched{pushed: e.Pushed, tagged: e.Tagged, refusal: e.Refusal, log: e.Log},
+	}
+	r.proxy = &httputil.ReverseProxy{
+		Rewrite:        r.rewrite,
+		Transport:      r.transport,
+		FlushInterval:  -1,
+		BufferPool:     &buffers{},
+		ModifyResponse: r.passed,
+		ErrorHandler:   r.failed,
+		ErrorLog:       slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug), // the client left, or the registry stopped within an answer
+	}
+	return r, nil
+}
+
+// CheckURL says what is wrong with the address of a registry.
+func CheckURL(u *url.URL) error {
+	switch {
+	case u == nil:
+		return errors.New("no URL")
+	case u.Scheme != "http" && u.Scheme != "https":
+		return fmt.Errorf("%q: a URL that begins with http:// or https:// is wanted", u.Redacted())
+	case u.Hostname() == "":
+		return fmt.Errorf("%q names no host", u.Redacted())
+	case u.User != nil:
+		return fmt.Errorf("%q has credentials: clients bring their own, leave these out", u.Redacted())
+	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "":
+		return fmt.Errorf("%q: a registry is at /v2/ of its host, leave out what follows the host", u.Redacted())
+	}
+	return nil
+}
+
+type authorizationKey struct{}
+
+// WithAuthorization returns a context in which Manifest asks with this Authorization header,
+// which was sent to this server for that registry. Of a request under /v2/ watchers have it.
+func WithAuthorization(ctx context.Context, header string) context.Context {
+	return context.WithValue(ctx, authorizationKey{}, header)
+}
+
+// Manifest implements Registry. It asks with the context's authorization, takes no redirects,
+// and waits for 15 s at most. Where its error is for the credentials, it wraps ErrRefused too.
+func (r *Remote) Manifest(ctx context.Context, repository, reference string) (Manifest, error) {
+	want, err := parseReference(repository, reference)
+	if err != nil {
+		return Manifest{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, manifestPatience)
+	defer cancel()
+	m, err := r.manifest(ctx, repository, reference)
+	switch {
+	case err != nil && !errors.Is(err, ErrUnknown) && !errors.Is(err, ErrUnavailable):
+		return Manifest{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	case err != nil:
+		return Manifest{}, err
+	case want != "" && m.Digest != want:
+		return Manifest{}, fmt.Errorf("%w: what it has as %s@%s is %s", ErrUnavailable, repository, want, m.Digest)
+	}
+	return m, nil
+}
+
+// parseReference returns the digest, and none for a tag. No string reaches a path unparsed.
+func parseReference(repository, ref string) (digest.Digest, error) {
+	named, err := parseRepository(repository)
+	if err != nil {
+		return "", fmt.Errorf("%w: repository %q: %v", ErrUnknown, repository, err)
+	}
+	if d, err := digest.Parse(ref); err == nil {
+		if d.Algorithm() != digest.SHA256 {
+			return "", fmt.Errorf("%w: %s: signatures are for sha256 digests", ErrUnknown, d)
+		}
+		return d, nil
+	}
+	if _, err := reference.WithTag(named, ref); err != nil {
+		return "", fmt.Errorf("%w: %q is neither a tag nor a digest", ErrUnknown, ref)
+	}
+	return "", nil
+}
+
+func (r *Remote) manifest(ctx context.Context, repository, reference string) (Manifest, error) {
+	request := &http.Request{
+		Method: http.MethodGet,
+		URL:    &url.URL{Scheme: r.c.URL.Scheme, Host: r.c.URL.Host, Path: api.RegistryPrefix + repository + "/manifests/" + reference},
+		Host:   r.c.Host,
+		Header: http.Header{"Accept": {ociImage, ociList, dockerImage, dockerList}},
+	}
+	if header, _ := ctx.Value(authorizationKey{}).(string); header != "" {
+		request.Header.Set("Authorization", header)
+	}
+	answer, err := r.transport.RoundTrip(request.WithContext(ctx))
+	if err != nil {
+		return Manifest{}, err
+	}
+	defer answer.Body.Close()
+	switch answer.StatusCode {
+	case http.StatusOK:
+		return received(answer)
+	case http.StatusNotFound:
+		return Manifest{}, fmt.Errorf("%w: %s, %s", ErrUnknown, repository, reference)
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return Manifest{}, fmt.Errorf("%w: %w: %s", ErrUnavailable, ErrRefused, answer.Status)
+	}
+	return Manifest{}, fmt.Errorf("it answered %s", answer.Status)
+}
+
+// received reads a manifest. The registry's word on its digest makes no difference but this:
+// if it is not that of the bytes, one of the two is not what was asked for.
+func received(answer *http.Response) (Manifest, error) {
+	content, err := io.ReadAll(io.LimitReader(answer.Body, maxManifest+1))
+	if err != nil {
+		return Manifest{}, err
+	}
+	if len(content) > maxManifest {
+		return Manifest{}, fmt.Errorf("a manifest of more than %d bytes", maxManifest)
+	}
+	m := Manifest{Digest: digest.FromBytes(content), MediaType: mediaType(answer.Header), Content: content}
+	if _, _, err := parts(m.MediaType); err != nil {
+		return Manifest{}, fmt.Errorf("%w: %v", ErrUnknown, err)
+	}
+	if said := answer.Header.Get(contentDigest); strings.HasPrefix(said, "sha256:") && said != m.Digest.String() {
+		return Manifest{}, fmt.Errorf("it sent %s and called it %s", m.Digest, said)
+	}
+	return m, nil
+}
+
+const contentDigest = "Docker-Content-Digest"
+
+// mediaType returns the one of a body, in lower case and without parameters, or nothing.
+func mediaType(h http.Header) string {
+	t, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err != nil {
+		return ""
+	}
+	return t
+}

@@ -1,0 +1,196 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/distribution/distribution/v3/registry/api/errcode"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign-dev/countersign/api"
+)
+
+// ServeHTTP passes a request under /v2/ on. It refuses what a registry could read as another
+// path than whoever decided on the request, and methods that registries do not have.
+func (r *Remote) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	if !forwardable(req.URL) {
+		serveError(w, errcode.ErrorCodeNameInvalid.WithMessage("the path means something else to others: send it without escapes, dots and empty segments"))
+		return
+	}
+	if !slices.Contains(methods, req.Method) {
+		serveError(w, errcode.ErrorCodeUnsupported.WithMessage("registries have no such method"))
+		return
+	}
+	ctx := WithAuthorization(req.Context(), req.Header.Get("Authorization"))
+	if req.Method == http.MethodPut {
+		push, err := receive(w, req)
+		if err != nil {
+			serveError(w, err)
+			return
+		}
+		ctx = context.WithValue(ctx, pushKey{}, push)
+	}
+	r.proxy.ServeHTTP(w, req.WithContext(ctx))
+}
+
+var methods = []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions}
+
+func forwardable(u *url.URL) bool {
+	path := u.Path
+	if path == strings.TrimSuffix(api.RegistryPrefix, "/") {
+		path = api.RegistryPrefix
+	}
+	return strings.HasPrefix(path, api.RegistryPrefix) && !strings.Contains(path, "//") && api.Plain(u.Path, u.EscapedPath())
+}
+
+type pushKey struct{}
+
+// receive returns the manifest that a request would push, read whole and put back; nil if it
+// pushes none, or one of a kind that has no signatures. Content that could be read as another
+// kind of manifest than it comes as goes no further, as with an embedded registry.
+func receive(w http.ResponseWriter, r *http.Request) (*Push, error) {
+	path := strings.TrimPrefix(r.URL.Path, api.RegistryPrefix)
+	at := strings.LastIndex(path, "/manifests/")
+	if at < 0 {
+		return nil, nil
+	}
+	repository, ref := path[:at], path[at+len("/manifests/"):]
+	asked, err := parseReference(repository, ref)
+	if err != nil {
+		return nil, nil // the registry says what is wrong with it
+	}
+	content, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxManifest))
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		return nil, errcode.ErrorCodeManifestInvalid.WithMessage("the manifest is larger than 4 MiB")
+	}
+	if err != nil {
+		return nil, errcode.ErrorCodeManifestInvalid.WithMessage("the manifest ended early")
+	}
+	r.Body, r.ContentLength, r.TransferEncoding = io.NopCloser(bytes.NewReader(content)), int64(len(content)), nil
+	m := Manifest{Digest: digest.FromBytes(content), MediaType: mediaType(r.Header), Content: content}
+	if _, _, err := parts(m.MediaType); err != nil {
+		return nil, nil
+	}
+	if _, err := m.entries(); err != nil {
+		return nil, errcode.ErrorCodeManifestInvalid.WithMessage(err.Error())
+	}
+	if asked != "" {
+		ref = "" // the registry refuses a digest that is not the content's, or is not believed
+	}
+	return &Push{Repository: repository, Tag: ref, Manifest: m}, nil
+}
+
+// rewrite makes of a request the one that the registry gets.
+func (r *Remote) rewrite(p *httputil.ProxyRequest) {
+	in, out := p.In, p.Out
+	out.URL.Scheme, out.URL.Host, out.URL.RawPath = r.c.URL.Scheme, r.c.URL.Host, ""
+	out.Header["X-Forwarded-For"] = in.Header["X-Forwarded-For"]
+	p.SetXForwarded() // adds the address that this request is from
+	for _, name := range []string{"X-Forwarded-Proto", "X-Forwarded-Host"} {
+		if value := in.Header.Get(name); value != "" {
+			out.Header.Set(name, value) // of the proxy before this; it changes what the asker is told, and nobody else
+		}
+	}
+	if r.c.Host != "" {
+		out.Host = r.c.Host
+	}
+	for _, name := range []string{"Connection", "Upgrade"} {
+		out.Header.Del(name) // through another protocol nobody would see what passes
+	}
+	if isForm(in.Header.Get("Content-Type")) {
+		out.Header.Del("Content-Type")
+	}
+}
+
+// passed sees every answer of the registry before the client does.
+func (r *Remote) passed(answer *http.Response) error {
+	answer.Header.Del("X-Registry-Supports-Signatures") // what it supports is not what this server does
+	r.relative(answer)
+	push, _ := answer.Request.Context().Value(pushKey{}).(*Push)
+	if push == nil || answer.StatusCode != http.StatusCreated {
+		return nil
+	}
+	if said := answer.Header.Get(contentDigest); said != push.Manifest.Digest.String() {
+		r.c.Log.Warn("a push went unseen: the registry calls it something else than it is", "repository", push.Repository,
+			"tag", push.Tag, "digest", push.Manifest.Digest, "called", said)
+		return nil
+	}
+	return r.watch(answer.Request.Context(), *push)
+}
+
+// watch runs the hooks. The registry has the tag by then: if they fail, the client hears that
+// the push failed, but whoever asks for the tag gets what it pushed, unsigned. It cannot be
+// taken back, since what the tag was before, nobody knows; the client pushes again.
+func (r *Remote) watch(ctx context.Context, push Push) error {
+	for _, hook := range []Watcher{r.watched.pushed, r.watched.tagged} {
+		if err := hook(ctx, push); err != nil {
+			return r.watched.refuse(ctx, push, err)
+		}
+	}
+	return nil
+}
+
+// failed answers in place of the registry: one that is away, or a push that a hook refused.
+func (r *Remote) failed(w http.ResponseWriter, req *http.Request, err error) {
+	if refusal, ok := errors.AsType[errcode.Error](err); ok {
+		serveError(w, refusal)
+		return
+	}
+	level := slog.LevelWarn
+	if req.Context().Err() != nil {
+		level = slog.LevelDebug // the client is who left
+	}
+	r.c.Log.Log(req.Context(), level, "the registry did not answer", "method", req.Method, "path", req.URL.Path, "error", err)
+	serveError(w, errcode.ErrorCodeUnavailable.WithMessage("the registry is away: try again"))
+}
+
+func serveError(w http.ResponseWriter, err error) {
+	_ = errcode.ServeJSON(&discreet{ResponseWriter: w}, err) // the client is gone: there is nobody left to tell
+}
+
+// relative takes the registry's own name out of where it sends clients: they know it by
+// others. What it sends elsewhere, as to an object storage, stays as it is.
+func (r *Remote) relative(answer *http.Response) {
+	sent := answer.Request
+	own := []string{r.c.URL.Host, r.c.Host, sent.Host, sent.Header.Get("X-Forwarded-Host")}
+	if u, err := url.Parse(answer.Header.Get("Location")); err == nil && isOwn(u, own) {
+		answer.Header.Set("Location", pathOf(u))
+	}
+	link := answer.Header.Get("Link")
+	target, parameters, ok := strings.Cut(strings.TrimPrefix(link, "<"), ">")
+	if u, err := url.Parse(target); ok && err == nil && isOwn(u, own) {
+		answer.Header.Set("Link", "<"+pathOf(u)+">"+parameters)
+	}
+}
+
+func isOwn(u *url.URL, hosts []string) bool {
+	return u.Host != "" && strings.HasPrefix(u.Path, api.RegistryPrefix) &&
+		slices.ContainsFunc(hosts, func(h string) bool { return strings.EqualFold(h, u.Host) })
+}
+
+func pathOf(u *url.URL) string {
+	return (&url.URL{Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery}).String()
+}
+
+// buffers keeps what bodies are copied through.
+type buffers struct{ pool sync.Pool }
+
+const bufferSize = 32 << 10
+
+func (b *buffers) Get() []byte {
+	if p, ok := b.pool.Get().(*[]byte); ok {
+		return *p
+	}
+	return make([]byte, bufferSize)
+}
+
+func (b *buffers) Put(p []byte) { b.pool.Put(&p) }
