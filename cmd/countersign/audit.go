@@ -19,7 +19,7 @@ const followed = time.Second
 
 func audit(ctx context.Context, t terminal, args []string) error {
 	flags := newFlags("audit", auditText)
-	c := clientFlags(t, flags)
+	c := clientFlags(flags.FlagSet)
 	follow := flags.Bool("follow", false, "go on with what is recorded from now on, until interrupted")
 	asJSON := flags.Bool("json", false, "one JSON object a line")
 	if err := parse(t, flags, args); err != nil {

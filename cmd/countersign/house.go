@@ -51,7 +51,7 @@ func open(ctx context.Context, s settings, log *slog.Logger) (_ *house, err erro
 	if err != nil {
 		return nil, err
 	}
-	h.signer, h.made, err = keyIn(s.Data).open(ctx, h.store, s.controlled(), time.Now)
+	h.signer, h.made, err = keyIn(s.Data).open(ctx, h.store, time.Now)
 	if err != nil {
 		return nil, err
 	}

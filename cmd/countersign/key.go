@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -19,9 +18,6 @@ import (
 // knows how little it says (design.md, 6).
 const keyMark = "countersign (made without access control)"
 
-// keyName is that of one that was made or adopted where access is controlled.
-const keyName = "countersign"
-
 // keyBits is the size of a key that is made here.
 const keyBits = 3072
 
@@ -35,24 +31,18 @@ func keyIn(data string) keyFile {
 // open returns the signer of the key, which is made at the first start. It is nil where
 // signatures exist without their key: a new one would leave nodes with signatures by a key that
 // is gone, and nobody had noticed.
-// Made where access is not controlled, it carries the mark, and is refused where it is until
-// somebody has adopted it.
-func (k keyFile) open(ctx context.Context, signatures store.Store, controlled bool, clock func() time.Time) (s *signature.FileSigner, made bool, err error) {
-	private, err := readPrivate(k.private)
+func (k keyFile) open(ctx context.Context, signatures store.Store, clock func() time.Time) (s *signature.FileSigner, made bool, err error) {
+	private, err := k.read()
 	if errors.Is(err, fs.ErrNotExist) {
 		there, _, err := signatures.List(ctx, store.Filter{Kind: store.Signatures}, "", 1)
 		if err != nil || len(there) > 0 {
 			return nil, false, err
 		}
-		userID := keyMark
-		if controlled {
-			userID = keyName
-		}
-		if err := k.generate(userID, clock()); err != nil {
+		if err := k.generate(clock()); err != nil {
 			return nil, false, err
 		}
 		made = true
-		private, err = readPrivate(k.private)
+		private, err = k.read()
 		if err != nil {
 			return nil, false, err
 		}
@@ -63,41 +53,28 @@ func (k keyFile) open(ctx context.Context, signatures store.Store, controlled bo
 	if err != nil {
 		return nil, false, fmt.Errorf("%s: %w", k.private, err)
 	}
-	if controlled && s.Key().Keys()[0].UserID == keyMark {
-		return nil, false, fmt.Errorf("the key in %s was made where everybody could have it sign, and access is controlled now\n"+
-			"hint: to stand for what it signed: countersign keys adopt -data DIRECTORY; else move %[1]s away, for a new one", k.private)
-	}
 	return s, made, k.publish(s.Key().Armored())
 }
 
-// readPrivate refuses a key that others may read: it would not be the server's alone. A link is
-// judged by its target.
-func readPrivate(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat() // of what is open, whatever the name leads to later
+// read refuses a key that others may read: it would not be the server's alone.
+func (k keyFile) read() ([]byte, error) {
+	info, err := os.Stat(k.private)
 	if err != nil {
 		return nil, err
 	}
 	if info.Mode().Perm()&0o026 != 0 {
-		return nil, fmt.Errorf("%s may be read or written by others\nhint: chmod 600 %[1]s", path)
+		return nil, fmt.Errorf("%s may be read or written by others\nhint: chmod 600 %[1]s", k.private)
 	}
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Uid != 0 && int(stat.Uid) != os.Getuid() {
-		return nil, fmt.Errorf("%s belongs to user %d, neither root nor the server's own\nhint: chown it", path, stat.Uid)
+		return nil, fmt.Errorf("%s belongs to user %d, neither root nor the server's own\nhint: chown it", k.private, stat.Uid)
 	}
-	return io.ReadAll(io.LimitReader(f, maxPrivate))
+	return os.ReadFile(k.private)
 }
-
-// maxPrivate bounds a private key's file, in bytes.
-const maxPrivate = 1 << 20
 
 // generate makes the key and links it into place whole: of two processes that start together
 // one key wins, and both use that.
-func (k keyFile) generate(userID string, now time.Time) error {
-	private, _, err := signature.Generate(userID, keyBits, now)
+func (k keyFile) generate(now time.Time) error {
+	private, _, err := signature.Generate(keyMark, keyBits, now)
 	if err != nil {
 		return err
 	}

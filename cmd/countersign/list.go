@@ -19,7 +19,7 @@ const listText = `List the signatures that the server keeps, of one repository o
 func list(ctx context.Context, t terminal, args []string) error {
 	flags := newFlags("list", listText)
 	flags.optional = "REPOSITORY"
-	c := clientFlags(t, flags)
+	c := clientFlags(flags.FlagSet)
 	q := url.Values{}
 	queryFlag(flags, q, "host", "`host[:port]` of the images, if it is not the server's own")
 	queryFlag(flags, q, "digest", "`digest` of a manifest")

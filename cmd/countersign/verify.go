@@ -20,7 +20,7 @@ of a list. Exit code 0: accepted, 1: rejected, 2: it could not be told.`
 func verify(ctx context.Context, t terminal, args []string) error {
 	flags := newFlags("verify", verifyText)
 	flags.arguments = "REFERENCE"
-	c := clientFlags(t, flags)
+	c := clientFlags(flags.FlagSet)
 	profile := flags.String("profile", "", "`name` of a node policy of the server; needed where there are several")
 	file := flags.String("policy", "", "policy `FILE` of your own; the key files it names are sent along")
 	asJSON := flags.Bool("json", false, "write the verdict as JSON")

@@ -18,7 +18,7 @@ One of -signature, -key and -image says what.`
 func withdraw(ctx context.Context, t terminal, args []string) error {
 	flags := newFlags("withdraw", withdrawText)
 	flags.arguments = "REFERENCE"
-	c := clientFlags(t, flags)
+	c := clientFlags(flags.FlagSet)
 	request := api.WithdrawRequest{}
 	flags.StringVar(&request.Name, "signature", "", "`name` of one signature, as countersign list shows it")
 	flags.StringVar(&request.Key, "key", "", "`fingerprint`: nothing by this key for this image")
@@ -63,7 +63,7 @@ const liftText = `Undo a withdrawal. What it stopped does not come back by itsel
 func lift(ctx context.Context, t terminal, args []string) error {
 	flags := newFlags("lift", liftText)
 	flags.arguments = "ID"
-	c := clientFlags(t, flags)
+	c := clientFlags(flags.FlagSet)
 	if err := parse(t, flags, args); err != nil {
 		return err
 	}
