@@ -21,12 +21,14 @@ test:
 	$(call timed,lint,$(MAKE) --no-print-directory lint)
 	$(call timed,packages,$(GO_TEST) $$(go list ./... | grep -v /e2e))
 	$(call timed,end to end,$(GO_TEST) -parallel 4 ./e2e/...)
+	$(call timed,differential,cd e2e/differential && go test -tags containers_image_openpgp ./...)
 
 # The counts that the tests run a tenth of, in full.
 soak: export COUNTERSIGN_SOAK = 1
 soak:
 	e2e/install
 	$(GO_TEST) -timeout 4h -count 1 ./...
+	cd e2e/differential && go test -timeout 4h -tags containers_image_openpgp -count 1 ./...
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
