@@ -3,13 +3,12 @@ package signature_test
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -333,40 +332,41 @@ func TestFileSignerCanceled(t *testing.T) {
 	}
 }
 
-// go-crypto remembers inside a key which self-signatures it has checked. A clock that jumps
-// between them makes it check others at each call.
+// go-crypto remembers inside a key which self-signatures it has checked. A clock that is set back
+// makes it check another one, and all calls do so at once.
 func TestFileSignerConcurrently(t *testing.T) {
 	t.Parallel()
-	early := time.Date(2025, 2, 15, 0, 0, 0, 0, time.UTC) // the first of three self-signatures is there
-	var calls atomic.Int64
-	signer := newSigner(t, privateKey(t, "selfsigs"), func() time.Time {
-		if calls.Add(1)%2 == 0 {
-			return early
+	for range 5 {
+		now := signerNow
+		signer := newSigner(t, privateKey(t, "selfsigs"), func() time.Time { return now })
+		now = time.Date(2025, 2, 15, 0, 0, 0, 0, time.UTC) // of three self-signatures one is there
+		start := make(chan struct{})
+		var group sync.WaitGroup
+		for worker := range 8 {
+			group.Go(func() {
+				<-start
+				signAndVerify(t, signer, claimOf(fmt.Sprintf("registry.example.com/app:%d", worker)), now)
+			})
 		}
-		return signerNow
-	})
-	var group sync.WaitGroup
-	for worker := range 8 {
-		group.Go(func() {
-			for range 4 {
-				claim := claimOf("registry.example.com/app:" + hex.EncodeToString([]byte{byte(worker)}))
-				message, err := signer.Sign(t.Context(), claim)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				m, err := signature.Parse(message)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				if s, err := signer.Key().Verify(m, signerNow); err != nil || s.Claim != claim {
-					t.Errorf("claim %+v, error %v; want %+v", s.Claim, err, claim)
-				}
-			}
-		})
+		close(start)
+		group.Wait()
 	}
-	group.Wait()
+}
+
+func signAndVerify(t *testing.T, signer *signature.FileSigner, claim signature.Claim, now time.Time) {
+	message, err := signer.Sign(t.Context(), claim)
+	if err != nil {
+		t.Errorf("Sign: %v", err)
+		return
+	}
+	m, err := signature.Parse(message)
+	if err != nil {
+		t.Errorf("Parse: %v", err)
+		return
+	}
+	if s, err := signer.Key().Verify(m, now); err != nil || s.Claim != claim {
+		t.Errorf("claim %+v, error %v; want %+v", s.Claim, err, claim)
+	}
 }
 
 func BenchmarkSign(b *testing.B) {

@@ -27,14 +27,14 @@ at 20250101T000000 --default-preference-list 'SHA1' --quick-gen-key sha1 rsa3072
 
 at 20250102T000000 --quick-add-key "$(fingerprint certifies)" rsa3072 sign never
 at 20250102T000000 --quick-add-key "$(fingerprint subkeys)" rsa3072 sign never
-# gpg keeps the newest self-signature alone, and merges what it imports. Newest first, so that who
-# reads the key at a time behind all of them looks at one.
+# gpg keeps the newest self-signature alone, and merges what it imports. The newest comes last:
+# go-crypto looks there first, and leaves the others until it needs them.
 mkdir -m 700 "$GNUPGHOME/merged"
 for month in 2 3 4; do
 	at "20250${month}01T000000" --quick-set-expire "$(fingerprint selfsigs)" "${month}0y"
 	at 20260101T000000 --export-secret-keys "$(fingerprint selfsigs)" >"$GNUPGHOME/selfsigs.$month"
 done
-for month in 4 3 2; do at 20260101T000000 --homedir "$GNUPGHOME/merged" --import "$GNUPGHOME/selfsigs.$month"; done
+for month in 2 3 4; do at 20260101T000000 --homedir "$GNUPGHOME/merged" --import "$GNUPGHOME/selfsigs.$month"; done
 sed 's/^:-----BEGIN/-----BEGIN/' "$GNUPGHOME/openpgp-revocs.d/$(fingerprint revoked).rev" | at 20250301T000000 --import
 
 for name in plain short ed25519 expired revoked certifies subkeys ends sha1; do export_key "$name"; done
