@@ -34,6 +34,8 @@ type EmbeddedConfig struct {
 	// written; both before the push is answered, and for a push by digest, too. nil: nobody is
 	// told. If Pushed fails there is no tag, or it is still what it was; if Tagged fails there is.
 	Pushed, Tagged Watcher
+	// Deleted is called when a manifest or a tag is deleted. nil: nobody is told.
+	Deleted DeleteWatcher
 	// Refusal says how the answer to a push names what failed it: one of api's codes, which
 	// decides on the status, and a message. nil: UNKNOWN, and nothing of the error.
 	Refusal func(error) (code, message string)
@@ -77,7 +79,7 @@ func newEmbedded(ctx context.Context, c EmbeddedConfig) (_ *Embedded, err error)
 	defer recovered(&err) // NewApp panics where others return an error
 	e.app = handlers.NewApp(ctx, settings(c.Directory, secret, func(n distribution.Namespace) distribution.Namespace {
 		remover, _ := n.(distribution.RepositoryRemover)
-		e.registry = &watched{n, remover, c.Pushed, c.Tagged, c.Refusal, c.Log}
+		e.registry = &watched{n, remover, c.Pushed, c.Tagged, c.Deleted, c.Refusal, c.Log}
 		return e.registry
 	}))
 	return e, nil
@@ -91,6 +93,9 @@ func (c EmbeddedConfig) filled() EmbeddedConfig {
 		if *w == nil {
 			*w = func(context.Context, Push) error { return nil }
 		}
+	}
+	if c.Deleted == nil {
+		c.Deleted = func(context.Context, Delete) error { return nil }
 	}
 	if c.Refusal == nil {
 		c.Refusal = unfinished

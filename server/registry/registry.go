@@ -15,6 +15,8 @@ import (
 	"context"
 	"errors"
 	"net/http"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // Errors of Manifest and of Instances.
@@ -42,3 +44,15 @@ type Push struct {
 // A Watcher is told of every push. Its context is the request's. Its error fails the push,
 // which whoever pushed repeats whole: a Watcher hears of the same push more than once.
 type Watcher func(ctx context.Context, push Push) error
+
+// A Delete is a manifest, or only a tag of it, that the registry has just deleted.
+type Delete struct {
+	Repository string
+	Tag        string        // with it only the tag is gone
+	Digest     digest.Digest // without Tag: the manifest and, with an embedded registry, all its tags
+}
+
+// A DeleteWatcher is told of every deletion that succeeded, before its answer. Its context is the
+// request's. Its error fails the answer and brings nothing back: repeated, the deletion finds
+// nothing. The same manifest may have been pushed again meanwhile: ask the registry.
+type DeleteWatcher func(ctx context.Context, deleted Delete) error

@@ -36,6 +36,9 @@ type RemoteConfig struct {
 	// has taken a manifest, before the client hears of it. nil: nobody is told. Other than with
 	// an embedded registry its tag is there already, and stays if they fail.
 	Pushed, Tagged Watcher
+	// Deleted is called when the registry has deleted a manifest or a tag, before the client hears
+	// of it. nil: nobody is told.
+	Deleted DeleteWatcher
 	// Refusal is as in EmbeddedConfig.
 	Refusal func(error) (code, message string)
 	// Transport carries everything. nil: Transport(nil).
@@ -63,7 +66,7 @@ func NewRemote(c RemoteConfig) (*Remote, error) {
 	if err := register(); err != nil {
 		return nil, fmt.Errorf("remote registry: %w", err)
 	}
-	e := EmbeddedConfig{Pushed: c.Pushed, Tagged: c.Tagged, Refusal: c.Refusal, Log: c.Log}.filled()
+	e := EmbeddedConfig{Pushed: c.Pushed, Tagged: c.Tagged, Deleted: c.Deleted, Refusal: c.Refusal, Log: c.Log}.filled()
 	if c.Log = e.Log; c.Transport == nil {
 		c.Transport = Transport(nil)
 	}
@@ -73,7 +76,7 @@ func NewRemote(c RemoteConfig) (*Remote, error) {
 	r := &Remote{
 		c:         c,
 		transport: patient{c.Transport, c.Patience},
-		watched:   &watched{pushed: e.Pushed, tagged: e.Tagged, refusal: e.Refusal, log: e.Log},
+		watched:   &watched{pushed: e.Pushed, tagged: e.Tagged, deleted: e.Deleted, refusal: e.Refusal, log: e.Log},
 	}
 	r.proxy = &httputil.ReverseProxy{
 		Rewrite:        r.rewrite,

@@ -58,14 +58,9 @@ type pushKey struct{}
 // pushes none, or one of a kind that has no signatures. Content that could be read as another
 // kind of manifest than it comes as goes no further, as with an embedded registry.
 func receive(w http.ResponseWriter, r *http.Request) (*Push, error) {
-	path := strings.TrimPrefix(r.URL.Path, api.RegistryPrefix)
-	at := strings.LastIndex(path, "/manifests/")
-	if at < 0 {
-		return nil, nil
-	}
-	repository, ref := path[:at], path[at+len("/manifests/"):]
+	repository, ref, ok := manifestPath(r.URL.Path)
 	asked, err := parseReference(repository, ref)
-	if err != nil {
+	if !ok || err != nil {
 		return nil, nil // the registry says what is wrong with it
 	}
 	content, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxManifest))
@@ -115,6 +110,9 @@ func (r *Remote) rewrite(p *httputil.ProxyRequest) {
 func (r *Remote) passed(answer *http.Response) error {
 	answer.Header.Del("X-Registry-Supports-Signatures") // what it supports is not what this server does
 	r.relative(answer)
+	if answer.Request.Method == http.MethodDelete {
+		return r.deleted(answer)
+	}
 	push, _ := answer.Request.Context().Value(pushKey{}).(*Push)
 	if push == nil || answer.StatusCode != http.StatusCreated {
 		return nil
@@ -125,6 +123,39 @@ func (r *Remote) passed(answer *http.Response) error {
 		return nil
 	}
 	return r.watch(answer.Request.Context(), *push)
+}
+
+// deleted reports a manifest or a tag that the registry says it has deleted.
+func (r *Remote) deleted(answer *http.Response) error {
+	switch answer.StatusCode {
+	case http.StatusOK, http.StatusAccepted, http.StatusNoContent:
+	default:
+		return nil
+	}
+	repository, ref, ok := manifestPath(answer.Request.URL.Path)
+	d, err := parseReference(repository, ref)
+	if !ok || err != nil {
+		return nil
+	}
+	if d != "" {
+		ref = ""
+	}
+	deleted := Delete{Repository: repository, Tag: ref, Digest: d}
+	if err := r.watched.report(answer.Request.Context(), deleted); err != nil {
+		name, message := r.watched.refusal(err)
+		return errcode.ParseErrorCode(name).WithMessage(message)
+	}
+	return nil
+}
+
+// manifestPath splits /v2/<repository>/manifests/<reference>.
+func manifestPath(path string) (repository, ref string, ok bool) {
+	path = strings.TrimPrefix(path, api.RegistryPrefix)
+	at := strings.LastIndex(path, "/manifests/")
+	if at < 0 {
+		return "", "", false
+	}
+	return path[:at], path[at+len("/manifests/"):], true
 }
 
 // watch runs the hooks. The registry has the tag by then: if they fail, the client hears that

@@ -22,6 +22,7 @@ type watched struct {
 	distribution.RepositoryRemover
 	pushed  Watcher
 	tagged  Watcher
+	deleted DeleteWatcher
 	refusal func(error) (code, message string)
 	log     *slog.Logger
 }
@@ -53,6 +54,7 @@ type watchedRepository struct {
 	watched *watched
 	tagged  string        // by Put, as
 	as      digest.Digest // this
+	deleted bool          // the manifest; its tags go with it
 }
 
 func (r *watchedRepository) Manifests(ctx context.Context, options ...distribution.ManifestServiceOption) (distribution.ManifestService, error) {
@@ -75,6 +77,15 @@ func (t watchedTags) Tag(ctx context.Context, tag string, d v1.Descriptor) error
 		return nil
 	}
 	return t.TagService.Tag(ctx, tag, d)
+}
+
+// Untag reports a tag that was deleted alone. After a manifest distribution untags several at once.
+func (t watchedTags) Untag(ctx context.Context, tag string) error {
+	r := t.repository
+	if err := t.TagService.Untag(ctx, tag); err != nil || r.deleted {
+		return err
+	}
+	return r.watched.report(ctx, Delete{Repository: r.Named().Name(), Tag: tag})
 }
 
 type watchedManifests struct {
@@ -108,6 +119,26 @@ func (m watchedManifests) Put(ctx context.Context, manifest distribution.Manifes
 		return "", r.watched.refuse(ctx, push, err)
 	}
 	return pushed.Digest, nil
+}
+
+// Delete reports what was deleted before distribution removes the tags.
+func (m watchedManifests) Delete(ctx context.Context, d digest.Digest) error {
+	if err := m.ManifestService.Delete(ctx, d); err != nil {
+		return err
+	}
+	r := m.repository
+	r.deleted = true
+	return r.watched.report(ctx, Delete{Repository: r.Named().Name(), Digest: d})
+}
+
+// report tells of a deletion, and logs why a watcher failed it: distribution does not.
+func (w *watched) report(ctx context.Context, deleted Delete) error {
+	err := w.deleted(ctx, deleted)
+	if err != nil {
+		w.log.Log(ctx, slog.LevelError, "deleted, and what follows a deletion failed", "repository", deleted.Repository,
+			"tag", deleted.Tag, "digest", deleted.Digest, "error", err)
+	}
+	return err
 }
 
 func (r *watchedRepository) tag(ctx context.Context, push Push) error {
