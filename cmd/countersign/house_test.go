@@ -20,6 +20,7 @@ const module = "github.com/countersign-dev/countersign"
 var mayKnow = map[string][]string{
 	"api":              {},
 	"signature":        {},
+	"lookaside":        {"signature", "api"},
 	"policy":           {"signature", "api"},
 	"store":            {"api"},
 	"store/disk":       {"store", "api"},
@@ -28,8 +29,8 @@ var mayKnow = map[string][]string{
 	"server/admission": {"policy", "signature", "store", "api"},
 	"server/registry":  {"api"},
 	"server/signing":   {"server/admission", "server/registry", "signature", "store", "api"},
-	"server":           {"server/access", "server/admission", "server/registry", "server/signing", "policy", "signature", "store", "api"},
-	"cmd/countersign":  {"server", "server/access", "server/admission", "server/registry", "server/signing", "policy", "signature", "store", "store/disk", "api"},
+	"server":           {"server/access", "server/admission", "server/registry", "server/signing", "lookaside", "policy", "signature", "store", "api"},
+	"cmd/countersign":  {"server", "server/access", "server/admission", "server/registry", "server/signing", "lookaside", "policy", "signature", "store", "store/disk", "api"},
 	"e2e":              {}, // it knows the binary only
 }
 
