@@ -73,7 +73,7 @@ func TestLogLines(t *testing.T) {
 		{Route: "none", Method: "GET", Status: 404},
 		{Route: "registry", Method: "GET", Status: 421},
 		{Route: "debug", Method: "GET", Status: 200},
-		{Route: "extension", Method: "DELETE", Status: 405, Image: image},
+		{Route: "extension", Method: "DELETE", Status: 405},
 	}
 	var got []line
 	eventually(t, fmt.Sprintf("%d lines more than %d", len(want), pushed), func() bool {

@@ -23,22 +23,18 @@ func (s *Server) serveExtension(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	eventOf(r).image = image.String()
+	if isRead(r) {
+		err = s.mayRead(r, image)
+	} else {
+		err = s.may(r, access.Push, image.Host, image.Repository)
+	}
 	switch {
+	case err != nil:
+		writeError(w, r, err)
 	case isRead(r):
-		if err := s.mayRead(r, image); err != nil {
-			writeError(w, r, err)
-			return
-		}
 		s.listSignatures(w, r, image)
-	case r.Method == http.MethodPut:
-		if err := s.may(r, access.Push, image.Host, image.Repository); err != nil {
-			writeError(w, r, err)
-			return
-		}
-		s.putEntry(w, r, image)
 	default:
-		w.Header().Set("Allow", "GET, HEAD, PUT")
-		writeError(w, r, errMethod)
+		s.putEntry(w, r, image)
 	}
 }
 

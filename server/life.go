@@ -41,9 +41,6 @@ func (s *Server) serveSignatures(w http.ResponseWriter, r *http.Request) {
 
 // list reads filter and cursor from the query, asks whether the caller may, and lists.
 func (s *Server) list(r *http.Request, kind string) ([]store.Entry, store.Cursor, error) {
-	if !isRead(r) {
-		return nil, "", errMethod
-	}
 	q := r.URL.Query()
 	f := store.Filter{Kind: kind, Host: q.Get("host"), Repository: q.Get("repository"), Digest: q.Get("digest"), Key: strings.ToUpper(q.Get("key"))}
 	if f.Repository != "" && f.Host == "" {
@@ -75,20 +72,13 @@ func limitOf(s string) (int, error) {
 	return n, nil
 }
 
-// serveWithdrawals withdraws (POST), lists (GET), and lifts (DELETE of one).
+// serveWithdrawals withdraws, and lists what was.
 func (s *Server) serveWithdrawals(w http.ResponseWriter, r *http.Request) {
-	id := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, api.WithdrawalsPath), "/")
-	switch {
-	case r.Method == http.MethodPost && id == "":
-		s.withdraw(w, r)
-	case r.Method == http.MethodDelete && id != "":
-		s.lift(w, r, id)
-	case isRead(r) && id == "":
+	if isRead(r) {
 		s.listWithdrawals(w, r)
-	default:
-		w.Header().Set("Allow", map[bool]string{true: "GET, HEAD, POST", false: "DELETE"}[id == ""])
-		writeError(w, r, errMethod)
+		return
 	}
+	s.withdraw(w, r)
 }
 
 func (s *Server) listWithdrawals(w http.ResponseWriter, r *http.Request) {
@@ -198,15 +188,16 @@ func decode(w http.ResponseWriter, r *http.Request, limit int64, into any) error
 	return nil
 }
 
-// lift undoes a withdrawal. What it stopped comes back through the door, by itself it does not.
-func (s *Server) lift(w http.ResponseWriter, r *http.Request, id string) {
+// serveWithdrawal lifts one. What it stopped comes back through the door, by itself it does not.
+func (s *Server) serveWithdrawal(w http.ResponseWriter, r *http.Request) {
+	id := strings.TrimPrefix(r.URL.Path, api.WithdrawalsPath+"/")
 	image, err := api.ParseWithdrawalID(id)
 	if err == nil {
 		eventOf(r).image = image.String()
 		err = s.may(r, access.Admin, image.Host, image.Repository)
 	}
 	if err == nil {
-		err = s.doLift(r, image, id)
+		err = s.lift(r, image, id)
 	}
 	if err != nil {
 		writeError(w, r, err)
@@ -215,7 +206,7 @@ func (s *Server) lift(w http.ResponseWriter, r *http.Request, id string) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-func (s *Server) doLift(r *http.Request, image api.Image, id string) error {
+func (s *Server) lift(r *http.Request, image api.Image, id string) error {
 	set, err := s.c.Store.Get(r.Context(), image)
 	if err != nil {
 		return err
@@ -243,9 +234,6 @@ func (s *Server) serveAudit(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) audit(r *http.Request) (page api.AuditPage, err error) {
-	if !isRead(r) {
-		return page, errMethod
-	}
 	if err := s.may(r, access.Admin, s.c.Hosts[0], ""); err != nil {
 		return page, err
 	}

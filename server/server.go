@@ -7,11 +7,9 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/countersign-dev/countersign/api"
@@ -78,46 +76,6 @@ func New(c Config) (*Server, error) {
 // Drain makes /readyz say no: the listener is about to close.
 func (s *Server) Drain() { s.leaving.Store(true) }
 
-// Handler answers the main listener.
-func (s *Server) Handler() http.Handler {
-	routes := []struct {
-		name, prefix string
-		handler      http.Handler
-	}{
-		{routeRegistry, api.RegistryPrefix, s.plain(s.serveRegistry())},
-		{routeExtension, api.ExtensionPrefix, s.plain(http.HandlerFunc(s.serveExtension))},
-		{routeLookaside, api.SigstorePrefix, s.plain(http.HandlerFunc(s.serveSigstore))},
-		{routeLookaside, api.LookasidePrefix, s.plain(http.HandlerFunc(s.serveLookaside))},
-		{routeVerify, api.VerifyPath, http.HandlerFunc(s.serveVerify)},
-		{routeSignatures, api.SignaturesPath, http.HandlerFunc(s.serveSignatures)},
-		{routeWithdrawals, api.WithdrawalsPath, http.HandlerFunc(s.serveWithdrawals)},
-		{routeWithdrawals, api.WithdrawalsPath + "/", http.HandlerFunc(s.serveWithdrawals)},
-		{routeAudit, api.AuditPath, http.HandlerFunc(s.serveAudit)},
-	}
-	r := chi.NewRouter()
-	for i, route := range routes {
-		routes[i].handler = s.observed(route.name, s.guarded(route.handler))
-		if strings.HasSuffix(route.prefix, "/") {
-			route.prefix += "*"
-		}
-		r.Handle(route.prefix, routes[i].handler)
-	}
-	r.Handle(strings.TrimSuffix(api.RegistryPrefix, "/"), routes[0].handler)
-	none := s.observed(routeNone, s.guarded(refusing(errNotFound)))
-	r.NotFound(none.ServeHTTP)
-	// A method that chi does not know is refused by the route it was sent to, as others are.
-	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
-		for _, route := range routes {
-			if strings.HasPrefix(r.URL.Path, route.prefix) {
-				route.handler.ServeHTTP(w, r)
-				return
-			}
-		}
-		none.ServeHTTP(w, r)
-	})
-	return r
-}
-
 // refusing answers everything with one error.
 func refusing(err error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { writeError(w, r, err) }
@@ -125,30 +83,28 @@ func refusing(err error) http.HandlerFunc {
 
 // plain refuses a path that means one thing as it was sent and another when it is decoded:
 // what stands behind this server may read it the other way.
-func (s *Server) plain(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+func (s *Server) plain(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
 		if !api.Plain(r.URL.Path, r.URL.EscapedPath()) {
 			writeError(w, r, errPath)
 			return
 		}
-		next.ServeHTTP(w, r)
-	})
+		next(w, r)
+	}
 }
 
 // serveRegistry passes /v2/ on, and advertises the signature extension where clients look for
 // it: on whatever answers the ping, 200 or 401 (protocol.md 3.1).
-func (s *Server) serveRegistry() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.c.Advertise && (r.URL.Path == "/v2" || r.URL.Path == api.RegistryPrefix) {
-			w.Header().Set("X-Registry-Supports-Signatures", "1")
+func (s *Server) serveRegistry(w http.ResponseWriter, r *http.Request) {
+	if s.c.Advertise && (r.URL.Path == "/v2" || r.URL.Path == api.RegistryPrefix) {
+		w.Header().Set("X-Registry-Supports-Signatures", "1")
+	}
+	if s.c.Own != nil && s.c.Access == s.c.Own {
+		if err := s.mayRegistry(r); err != nil {
+			w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+			writeError(w, r, err)
+			return
 		}
-		if s.c.Own != nil && s.c.Access == s.c.Own {
-			if err := s.mayRegistry(r); err != nil {
-				w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
-				writeError(w, r, err)
-				return
-			}
-		}
-		s.c.Registry.ServeHTTP(w, r)
-	})
+	}
+	s.c.Registry.ServeHTTP(w, r)
 }

@@ -25,11 +25,6 @@ import (
 // serveVerify answers what a node policy says of an image, and why. Two at a time: one costs a
 // verification for each signature of each instance.
 func (s *Server) serveVerify(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", "POST")
-		writeError(w, r, errMethod)
-		return
-	}
 	var request api.VerifyRequest
 	if err := decode(w, r, api.MaxVerifyBody, &request); err != nil {
 		writeError(w, r, err)

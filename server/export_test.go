@@ -1,0 +1,28 @@
+package server
+
+// Route is what a test sees of a route.
+type Route struct {
+	Name, Path string
+	Needs      []Need
+}
+
+// Need is what a test sees of what a route asks of access.
+type Need struct {
+	Methods  []string
+	In, Over string
+}
+
+// Routes are those of the main listener.
+func (s *Server) Routes() (all []Route) {
+	for _, route := range s.routes() {
+		seen := Route{Name: route.name, Path: route.path}
+		for _, n := range route.needs {
+			seen.Needs = append(seen.Needs, Need{Methods: n.methods, In: string(n.in), Over: string(n.over)})
+		}
+		all = append(all, seen)
+	}
+	return all
+}
+
+// Anybody is what a need says where nobody is asked.
+const Anybody = string(anybody)
