@@ -20,18 +20,25 @@ import (
 	"github.com/countersign-dev/countersign/server/registry"
 	"github.com/countersign-dev/countersign/server/signing"
 	"github.com/countersign-dev/countersign/signature"
+	"github.com/countersign-dev/countersign/store"
 	"github.com/countersign-dev/countersign/store/disk"
 )
 
 // A house is everything that a server stands on, opened.
 type house struct {
 	log      *slog.Logger
-	store    *disk.Store
+	store    keptStore
 	registry *registry.Embedded
 	server   *server.Server
 	signer   *signature.FileSigner // nil: nothing is signed
 	made     bool                  // the key was made just now
 	live     map[string]*admission.Live
+}
+
+// A keptStore is open until it is closed.
+type keptStore interface {
+	store.Store
+	Close() error
 }
 
 // open opens the parts from the ground up. What it opened before an error is closed again.
@@ -45,10 +52,7 @@ func open(ctx context.Context, s settings, log *slog.Logger) (_ *house, err erro
 	if err := os.MkdirAll(s.Data, 0o755); err != nil {
 		return nil, err
 	}
-	h.store, err = disk.Open(s.Store.Directory, disk.Options{Limits: s.Limits, Clock: time.Now, Damaged: func(image api.Image, name string, err error) {
-		log.Error("a stored signature does not read and is left out", "image", image.String(), "name", name, "error", err)
-	}})
-	if err != nil {
+	if err := h.openStore(s); err != nil {
 		return nil, err
 	}
 	h.signer, h.made, err = keyIn(s.Data).open(ctx, h.store, time.Now)
@@ -59,6 +63,17 @@ func open(ctx context.Context, s settings, log *slog.Logger) (_ *house, err erro
 		log.Warn("nothing is signed: there are signatures, and the key in keys/server.key is gone; bring it back from a backup", "data", s.Data)
 	}
 	return h, h.assemble(ctx, s)
+}
+
+func (h *house) openStore(s settings) error {
+	opened, err := disk.Open(s.Store.Directory, disk.Options{Limits: s.Limits, Clock: time.Now, Damaged: func(image api.Image, name string, err error) {
+		h.log.Error("a stored signature does not read and is left out", "image", image.String(), "name", name, "error", err)
+	}})
+	if err != nil {
+		return err // and h.store stays nil
+	}
+	h.store = opened
+	return nil
 }
 
 func (h *house) assemble(ctx context.Context, s settings) error {
