@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/server/admission"
+	"github.com/countersign-dev/countersign/server/registry"
 )
 
 // errNobody is for what only our own access settings can allow, where there are none.
@@ -19,9 +21,18 @@ var errNobody = fmt.Errorf("%w: nothing says who may. hint: access.grants in the
 // host are the registry's to answer where it is another's; all else is in our own settings. With
 // no access at all, which only loopback may have, everybody may do everything.
 func (s *Server) may(r *http.Request, a access.Action, host, repository string) error {
+	return s.mayAt(r, a, access.Scope{Host: host, Repository: repository})
+}
+
+// mayImage is may for what is about one image.
+func (s *Server) mayImage(r *http.Request, a access.Action, image api.Image) error {
+	return s.mayAt(r, a, access.Scope{Host: image.Host, Repository: image.Repository, Digest: image.Digest})
+}
+
+func (s *Server) mayAt(r *http.Request, a access.Action, at access.Scope) error {
 	e := eventOf(r)
 	e.subject = access.Anonymous
-	ours := host == s.c.Hosts[0]
+	ours := at.Host == s.c.Hosts[0]
 	switch {
 	case s.c.Access == nil && s.c.Own == nil:
 		return nil
@@ -35,11 +46,21 @@ func (s *Server) may(r *http.Request, a access.Action, host, repository string) 
 	if decides == nil {
 		return errNobody
 	}
-	subject, err := decides.Decide(r.Context(), credentials(r), a, access.Scope{Host: host, Repository: repository})
+	subject, err := decides.Decide(r.Context(), credentials(r), a, at)
 	if subject != "" {
 		e.subject = subject
 	}
+	e.lent = err == nil && ours && decides == s.c.Access && s.c.Access != s.c.Own
 	return err
+}
+
+// asCaller is the context to ask the registry for manifests in. Credentials that were meant for that
+// registry, and that it took, go there with it; those for this server never do.
+func asCaller(r *http.Request) context.Context {
+	if !eventOf(r).lent {
+		return r.Context()
+	}
+	return registry.WithAuthorization(r.Context(), r.Header.Get("Authorization"))
 }
 
 // credentials are what of a request may make an identity: never a forwarding header, a Host, or

@@ -29,6 +29,7 @@ type event struct {
 	index   int
 	signer  string // fingerprint of what was uploaded
 	subject string // who asks, as access knows them; empty before it was asked
+	lent    bool   // the registry has taken the request's credentials
 	err     error
 }
 

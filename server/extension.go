@@ -26,7 +26,7 @@ func (s *Server) serveExtension(w http.ResponseWriter, r *http.Request) {
 	if isRead(r) {
 		err = s.mayRead(r, image)
 	} else {
-		err = s.may(r, access.Push, image.Host, image.Repository)
+		err = s.mayImage(r, access.Push, image)
 	}
 	switch {
 	case err != nil:
@@ -40,7 +40,7 @@ func (s *Server) serveExtension(w http.ResponseWriter, r *http.Request) {
 
 // mayRead is may for a read of the extension: that nobody can decide is an outage like the store's.
 func (s *Server) mayRead(r *http.Request, image api.Image) error {
-	err := s.may(r, access.Pull, image.Host, image.Repository)
+	err := s.mayImage(r, access.Pull, image)
 	if !errors.Is(err, access.ErrUnavailable) {
 		s.undecided.over()
 		return err

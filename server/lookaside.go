@@ -38,7 +38,7 @@ func (s *Server) lookaside(w http.ResponseWriter, r *http.Request, host, base, p
 	e.image, e.index = image.String(), index
 	switch {
 	case isRead(r) && index > 0:
-		if err := s.may(r, access.Pull, image.Host, image.Repository); err != nil && !s.c.ServePrivate {
+		if err := s.mayImage(r, access.Pull, image); err != nil && !s.c.ServePrivate {
 			writeError(w, r, hidden(err))
 			return
 		}
@@ -46,7 +46,7 @@ func (s *Server) lookaside(w http.ResponseWriter, r *http.Request, host, base, p
 	case isRead(r):
 		writeError(w, r, fmt.Errorf("%w: there are no listings", errNotFound))
 	case r.Method == http.MethodPut && index > 0, r.Method == http.MethodPost && index == 0:
-		if err := s.may(r, access.Push, image.Host, image.Repository); err != nil {
+		if err := s.mayImage(r, access.Push, image); err != nil {
 			writeError(w, r, err)
 			return
 		}

@@ -30,7 +30,7 @@ func (u uploaded) outcome() string {
 // upload takes one signature through the door, adds what the signing rules say, and stores
 // both as one change. at is the index it must get, 0 for the next.
 func (s *Server) upload(r *http.Request, image api.Image, content signature.Untrusted, at int) (uploaded, error) {
-	ctx := r.Context()
+	ctx := asCaller(r)
 	admitted, err := s.c.Door.Admit(admission.Upload{Image: image, Content: content, Caller: caller(r), Origin: "upload"})
 	if err != nil {
 		return uploaded{}, err

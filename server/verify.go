@@ -43,7 +43,7 @@ func (s *Server) serveVerify(w http.ResponseWriter, r *http.Request) {
 		writeError(w, r, r.Context().Err())
 		return
 	}
-	verdict, err := s.verify(r.Context(), request)
+	verdict, err := s.verify(asCaller(r), request)
 	if err != nil {
 		writeError(w, r, err)
 		return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -28,7 +29,7 @@ import (
 type house struct {
 	log      *slog.Logger
 	store    keptStore
-	registry *registry.Embedded
+	registry io.Closer
 	server   *server.Server
 	signer   *signature.FileSigner // nil: nothing is signed
 	made     bool                  // the key was made just now
@@ -92,17 +93,14 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 	}
 	// The registry tells the signing of pushes, and the signing asks the registry what a tag is.
 	var rules *signing.Signing
-	h.registry, err = registry.NewEmbedded(ctx, registry.EmbeddedConfig{
-		Directory: s.Registry.Embedded,
-		Pushed:    func(ctx context.Context, p registry.Push) error { return rules.Pushed(ctx, p) },
-		Tagged:    func(ctx context.Context, p registry.Push) error { return rules.Tagged(ctx, p) },
-		Refusal:   server.Refusal,
-		Log:       h.log,
+	beside, err := h.openRegistry(ctx, s, metrics, watchers{
+		pushed: func(ctx context.Context, p registry.Push) error { return rules.Pushed(ctx, p) },
+		tagged: func(ctx context.Context, p registry.Push) error { return rules.Tagged(ctx, p) },
 	})
 	if err != nil {
 		return err
 	}
-	c.Registry = h.registry
+	c.Registry = beside.Registry
 	if rules, err = signing.New(c); err != nil {
 		return err
 	}
@@ -112,7 +110,7 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 	}
 	h.watch(ctx, metrics)
 	h.server, err = server.New(server.Config{
-		Hosts: s.Hosts, Registry: h.registry, Store: h.store, Door: door, Signing: rules, Profiles: profiles,
+		Hosts: s.Hosts, Registry: beside.Registry, Access: beside.access, Store: h.store, Door: door, Signing: rules, Profiles: profiles,
 		DropForeign: s.Admission.Foreign == "drop", Advertise: s.Advertise, Profiling: s.Profiling,
 		Log: h.log, Metrics: metrics, Clock: time.Now,
 	})

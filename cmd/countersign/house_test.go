@@ -25,23 +25,25 @@ var mayKnow = map[string][]string{
 	"store":            {"api"},
 	"store/disk":       {"store", "api"},
 	"store/storetest":  {"store", "api"},
-	"server/access":    {"api"},
+	"server/access":    {"server/bearer", "api"},
 	"server/admission": {"policy", "signature", "store", "api"},
-	"server/registry":  {"api"},
+	"server/bearer":    {},
+	"server/registry":  {"server/bearer", "api"},
 	"server/signing":   {"server/admission", "server/registry", "signature", "store", "api"},
 	"server":           {"server/access", "server/admission", "server/registry", "server/signing", "lookaside", "policy", "signature", "store", "api"},
 	"cmd/countersign":  {"server", "server/access", "server/admission", "server/registry", "server/signing", "lookaside", "policy", "signature", "store", "store/disk", "api"},
 	"e2e":              {}, // it knows the binary only
+	"e2e/distribution": {},
 }
 
 // onlyIn says which packages may import a library that is not everybody's.
 var onlyIn = map[string][]string{
 	"github.com/ProtonMail/go-crypto":         {"signature"},
-	"github.com/distribution/distribution/v3": {"api", "server/registry", "server/access"},
+	"github.com/distribution/distribution/v3": {"api", "server/registry", "server/access", "e2e/distribution"},
 	"github.com/go-chi/chi":                   {"server"},
 	"github.com/golang-migrate/migrate":       {"store/postgres"},
 	"github.com/jackc/pgx":                    {"store/postgres"},
-	"github.com/prometheus/client_golang":     {"server", "server/signing", "cmd/countersign"},
+	"github.com/prometheus/client_golang":     {"server", "server/access", "server/signing", "cmd/countersign"},
 	"github.com/sirupsen/logrus":              {"server/registry"},
 	"go.etcd.io/bbolt":                        {"store/disk"},
 	"go.yaml.in/yaml":                         {"cmd/countersign"},

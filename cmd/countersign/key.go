@@ -58,17 +58,25 @@ func (k keyFile) open(ctx context.Context, signatures store.Store, clock func() 
 
 // read refuses a key that others may read: it would not be the server's alone.
 func (k keyFile) read() ([]byte, error) {
-	info, err := os.Stat(k.private)
-	if err != nil {
+	if err := checkPrivate(k.private); err != nil {
 		return nil, err
 	}
+	return os.ReadFile(k.private)
+}
+
+// checkPrivate refuses a file that others may read, or replace.
+func checkPrivate(file string) error {
+	info, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
 	if info.Mode().Perm()&0o026 != 0 {
-		return nil, fmt.Errorf("%s may be read or written by others\nhint: chmod 600 %[1]s", k.private)
+		return fmt.Errorf("%s may be read or written by others\nhint: chmod 600 %[1]s", file)
 	}
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Uid != 0 && int(stat.Uid) != os.Getuid() {
-		return nil, fmt.Errorf("%s belongs to user %d, neither root nor the server's own\nhint: chown it", k.private, stat.Uid)
+		return fmt.Errorf("%s belongs to user %d, neither root nor the server's own\nhint: chown it", file, stat.Uid)
 	}
-	return os.ReadFile(k.private)
+	return nil
 }
 
 // generate makes the key and links it into place whole: of two processes that start together

@@ -39,7 +39,13 @@ type settings struct {
 }
 
 type registryAt struct {
-	Embedded string `yaml:"embedded"` // directory; empty: below Data
+	Embedded string `yaml:"embedded"` // directory; empty, and no URL: below Data
+	URL      string `yaml:"url"`      // of a registry that requests are passed on to
+
+	Host     string   `yaml:"host"`     // what the registry is asked for; empty: the name that clients use
+	CA       string   `yaml:"ca"`       // file of authorities for it, beside the system's
+	AuthFile string   `yaml:"authFile"` // the server's own credentials for it
+	Realms   []string `yaml:"realms"`   // hosts of token servers that passwords may go to
 }
 
 type storeAt struct {
@@ -96,6 +102,7 @@ func (s *settings) parse(t terminal, args []string) (file string, err error) {
 		s.Hosts = strings.Split(v, ",")
 		return nil
 	})
+	flags.StringVar(&s.Registry.URL, "registry", s.Registry.URL, "`URL` of a registry to stand beside, as http://127.0.0.1:5010 (default: an embedded one)")
 	flags.Func("sign-on", "sign on `push,upload`, on one of them, or none (default push,upload)", s.parseSignOn)
 	flags.BoolVar(&s.Profiling, "pprof", false, "serve /debug/pprof on the debug address")
 	return file, parse(t, flags, args)
@@ -138,7 +145,8 @@ func (s *settings) place() {
 	for at, name := range map[*string]string{
 		&s.Registry.Embedded: "registry", &s.Store.Directory: "signatures", &s.Admission.Trusted: "trusted",
 	} {
-		if *at == "" && !(at == &s.Admission.Trusted && s.Admission.Policy != "") {
+		placed := at == &s.Admission.Trusted && s.Admission.Policy != "" || at == &s.Registry.Embedded && s.Registry.URL != ""
+		if *at == "" && !placed {
 			*at = filepath.Join(s.Data, name)
 		}
 	}
@@ -158,7 +166,7 @@ func (s *settings) check() error {
 			return fmt.Errorf("nodes: %q cannot be a profile's name: letters, digits, . _ and - are wanted", profile)
 		}
 	}
-	return errors.Join(s.checkLimits(), s.checkHosts(), s.checkAddresses())
+	return errors.Join(s.checkLimits(), s.checkHosts(), s.Registry.check(), s.checkAddresses())
 }
 
 // profileName keeps what ends up in URLs, logs and metrics plain.
@@ -205,7 +213,7 @@ func (s *settings) checkAddresses() error {
 	switch {
 	case main.Port != 0 && main.Port == debug.Port:
 		return fmt.Errorf("listen and debugListen both have port %d: give each its own", main.Port)
-	case !main.IP.IsLoopback():
+	case !main.IP.IsLoopback() && s.Registry.URL == "":
 		return fmt.Errorf("%s can be reached from other machines, and nothing says yet who may push and sign there\n"+
 			"hint: listen on 127.0.0.1, behind something that asks who comes, and name it with -host", s.Listen)
 	case s.Profiling && !debug.IP.IsLoopback():

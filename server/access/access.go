@@ -10,6 +10,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // An Action is what a caller wants to do. None implies another: who may push may not by that
@@ -42,6 +44,9 @@ type Credentials struct {
 type Scope struct {
 	Host       string // canonical: the first of the server's own for any of them
 	Repository string // "" for what belongs to no single repository, as the ping and listings
+	// Digest is of the manifest that it is about, where it is about one. No grant depends on it: a
+	// registry that is asked whether somebody may pull is best asked for what it has.
+	Digest digest.Digest
 }
 
 // An Access decides. It is safe for concurrent use.

@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/server/bearer"
 )
 
 // ErrRefused is wrapped together with ErrUnavailable when the registry answered, but not to
@@ -32,6 +33,12 @@ type RemoteConfig struct {
 	// Host is what the registry is asked for in place of what the client wrote, for registries
 	// that serve several names. Empty: the client's, and URL's where there is no client.
 	Host string
+	// Realms are hosts beside the registry's own that credentials may be exchanged at for a token,
+	// by Manifest.
+	Realms []string
+	// Authorization is what Manifest asks with, as an Authorization header, read anew each time. nil:
+	// with the context's.
+	Authorization func() (string, error)
 	// Pushed, and then Tagged for a push by tag and by digest alike, are called when the registry
 	// has taken a manifest, before the client hears of it. nil: nobody is told. Other than with
 	// an embedded registry its tag is there already, and stays if they fail.
@@ -50,12 +57,13 @@ type RemoteConfig struct {
 }
 
 // Remote is somebody else's registry, and passes everything on to it as it comes. Who may do
-// what is that registry's answer to the client's own credentials: a Remote has none.
+// what is that registry's answer to the client's own credentials: a Remote has some only to read
+// manifests for the server.
 type Remote struct {
-	c         RemoteConfig
-	transport patient
-	proxy     *httputil.ReverseProxy
-	watched   *watched
+	c       RemoteConfig
+	client  bearer.Client
+	proxy   *httputil.ReverseProxy
+	watched *watched
 }
 
 // NewRemote returns a registry that is not asked anything yet.
@@ -73,14 +81,15 @@ func NewRemote(c RemoteConfig) (*Remote, error) {
 	if c.Patience == 0 {
 		c.Patience = defaultPatience
 	}
+	transport := patient{c.Transport, c.Patience}
 	r := &Remote{
-		c:         c,
-		transport: patient{c.Transport, c.Patience},
-		watched:   &watched{pushed: e.Pushed, tagged: e.Tagged, deleted: e.Deleted, refusal: e.Refusal, log: e.Log},
+		c:       c,
+		client:  bearer.Client{Transport: transport, Registry: c.URL, Host: c.Host, Realms: c.Realms},
+		watched: &watched{pushed: e.Pushed, tagged: e.Tagged, deleted: e.Deleted, refusal: e.Refusal, log: e.Log},
 	}
 	r.proxy = &httputil.ReverseProxy{
 		Rewrite:        r.rewrite,
-		Transport:      r.transport,
+		Transport:      transport,
 		FlushInterval:  -1,
 		BufferPool:     &buffers{},
 		ModifyResponse: r.passed,
@@ -100,7 +109,7 @@ func CheckURL(u *url.URL) error {
 	case u.Hostname() == "":
 		return fmt.Errorf("%q names no host", u.Redacted())
 	case u.User != nil:
-		return fmt.Errorf("%q has credentials: clients bring their own, leave these out", u.Redacted())
+		return fmt.Errorf("%q has credentials: clients bring their own, and the server's are in registry.authFile", u.Redacted())
 	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "":
 		return fmt.Errorf("%q: a registry is at /v2/ of its host, leave out what follows the host", u.Redacted())
 	}
@@ -115,8 +124,9 @@ func WithAuthorization(ctx context.Context, header string) context.Context {
 	return context.WithValue(ctx, authorizationKey{}, header)
 }
 
-// Manifest implements Registry. It asks with the context's authorization, takes no redirects,
-// and waits for 15 s at most. Where its error is for the credentials, it wraps ErrRefused too.
+// Manifest implements Registry. It asks with the server's own authorization if there is one, and
+// else with the context's, takes no redirects, and waits for 15 s at most. Where its error is for
+// the credentials, it wraps ErrRefused too.
 func (r *Remote) Manifest(ctx context.Context, repository, reference string) (Manifest, error) {
 	want, err := parseReference(repository, reference)
 	if err != nil {
@@ -157,24 +167,31 @@ func parseReference(repository, ref string) (digest.Digest, error) {
 func (r *Remote) manifest(ctx context.Context, repository, reference string) (Manifest, error) {
 	request := &http.Request{
 		Method: http.MethodGet,
-		URL:    &url.URL{Scheme: r.c.URL.Scheme, Host: r.c.URL.Host, Path: api.RegistryPrefix + repository + "/manifests/" + reference},
-		Host:   r.c.Host,
-		Header: http.Header{"Accept": {ociImage, ociList, dockerImage, dockerList}},
+		URL:    &url.URL{Path: api.RegistryPrefix + repository + "/manifests/" + reference},
+		Header: http.Header{"Accept": {ociImage, ociList, dockerImage, dockerList}, "User-Agent": {"countersign"}},
 	}
-	if header, _ := ctx.Value(authorizationKey{}).(string); header != "" {
-		request.Header.Set("Authorization", header)
+	authorization, _ := ctx.Value(authorizationKey{}).(string)
+	if r.c.Authorization != nil {
+		own, err := r.c.Authorization()
+		if err != nil {
+			return Manifest{}, err
+		}
+		authorization = own
 	}
-	answer, err := r.transport.RoundTrip(request.WithContext(ctx))
+	answer, err := r.client.Do(request.WithContext(ctx), authorization, "repository:"+repository+":pull")
 	if err != nil {
 		return Manifest{}, err
 	}
 	defer answer.Body.Close()
 	switch answer.StatusCode {
 	case http.StatusOK:
-		return received(answer)
+		return received(answer.Response)
 	case http.StatusNotFound:
 		return Manifest{}, fmt.Errorf("%w: %s, %s", ErrUnknown, repository, reference)
 	case http.StatusUnauthorized, http.StatusForbidden:
+		if answer.Problem != nil {
+			return Manifest{}, fmt.Errorf("%w: %w: %w", ErrUnavailable, ErrRefused, answer.Problem)
+		}
 		return Manifest{}, fmt.Errorf("%w: %w: %s", ErrUnavailable, ErrRefused, answer.Status)
 	}
 	return Manifest{}, fmt.Errorf("it answered %s", answer.Status)
