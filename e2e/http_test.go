@@ -33,6 +33,9 @@ type answer struct {
 // do sends one request; path may carry a query, headers are "Name: value" and may say Host.
 func (s *server) do(t testing.TB, method, path, body string, headers ...string) answer {
 	t.Helper()
+	if s.credentials != "" {
+		headers = append(headers, "Authorization: "+s.credentials)
+	}
 	return ask(t, s.address, method, path, body, headers...)
 }
 

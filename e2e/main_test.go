@@ -10,8 +10,9 @@ import (
 
 // built is what TestMain makes once; the tests only read it.
 var built struct {
-	program string // the binary under test
-	people  string // GNUPGHOME with the private keys of people; empty where gpg is missing
+	program  string // the binary under test
+	registry string // distribution's registry
+	people   string // GNUPGHOME with the private keys of people; empty where gpg is missing
 
 	keys         map[string][]byte // of people: public, armored
 	fingerprints map[string]string // of people
@@ -37,6 +38,11 @@ func run(m *testing.M) int {
 	build := exec.Command("go", "build", "-buildvcs=false", raceFlag, "-o", built.program, "../cmd/countersign")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "%v: %v\n%s", build.Args, err, out)
+		return 1
+	}
+	built.registry = filepath.Join(dir, "distribution")
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", built.registry, "./distribution").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "distribution: %v\n%s", err, out)
 		return 1
 	}
 	if _, err := exec.LookPath("gpg"); err == nil {

@@ -115,6 +115,8 @@ func TestMetrics(t *testing.T) {
 		other.upload(t, "ns/app", i.digest(), sign(t, person, reference, i.digest())).want(t, 201)
 	}
 	other.wantSigned(t, "ns/app", i.digest(), "alice "+reference, "server "+reference)
+	beside := start(t, "-registry", "http://"+s.address)
+	beside.as("Bearer x").do(t, "PUT", extension("ns/app", i.digest()), "").want(t, 400)
 
 	all, names := s.scrape(t)
 	rows := documentedMetrics(t)
@@ -126,11 +128,14 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("doc/operating.md does not say what %s is", name)
 		}
 	}
-	more, _ := other.scrape(t)
-	for series, value := range more {
-		if strings.HasPrefix(series, "countersign_") {
-			all[series] += value
+	for _, server := range []*server{other, beside} {
+		more, own := server.scrape(t)
+		for series, value := range more {
+			if strings.HasPrefix(series, "countersign_") {
+				all[series] += value
+			}
 		}
+		names = append(names, own...)
 	}
 	for name, row := range rows {
 		checkDocumented(t, all, names, name, row)

@@ -39,6 +39,15 @@ type server struct {
 	stdout  *output
 	stderr  *output
 	gone    context.Context // done when the process has ended
+
+	credentials string // the Authorization that do sends, if any
+}
+
+// as is the same server, to which do sends these credentials.
+func (s *server) as(authorization string) *server {
+	other := *s
+	other.credentials = authorization
+	return &other
 }
 
 // start starts a server in a fresh directory; flags come behind the harness's own and win.
