@@ -16,6 +16,8 @@ const (
 	routeSignatures  = "signatures"
 	routeWithdrawals = "withdrawals"
 	routeAudit       = "audit"
+	routeImport      = "import"
+	routeExport      = "export"
 	routeVerify      = "verify"
 	routeDebug       = "debug"
 	routeNone        = "none"

@@ -11,6 +11,7 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	uploads  *prometheus.CounterVec
+	imports  *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -25,8 +26,11 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		uploads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "countersign_uploads_total", Help: "Signatures that were sent here, by what became of them.",
 		}, []string{"outcome"}),
+		imports: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "countersign_imports_total", Help: "Signatures that an import brought, by what became of them.",
+		}, []string{"outcome"}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.uploads} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.uploads, m.imports} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

@@ -57,6 +57,8 @@ func (s *Server) routes() []route {
 		{routeWithdrawals, api.WithdrawalsPath, append(listing, need{methods: []string{http.MethodPost}, in: access.Withdraw}), s.serveWithdrawals},
 		{routeWithdrawals, api.WithdrawalsPath + "/*", []need{{methods: []string{http.MethodDelete}, in: access.Admin}}, s.serveWithdrawal},
 		{routeAudit, api.AuditPath, []need{{methods: reading, over: access.Admin}}, s.serveAudit},
+		{routeImport, api.ImportPath, []need{{methods: []string{http.MethodPost}, over: access.Admin}}, s.serveImport},
+		{routeExport, api.ExportPath, []need{{methods: reading, over: access.Admin}}, s.serveExport},
 	}
 }
 

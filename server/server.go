@@ -28,6 +28,7 @@ type Config struct {
 	Store    store.Store
 	Door     *admission.Door
 	Signing  *signing.Signing
+	Limits   store.Limits // of one image, as the store has them: a dry run asks what it would say
 	// Access says who may pull and push here, Own everything else, and who may push signatures for
 	// other hosts. They are the same where the registry is ours. Both nil: everybody may do all.
 	Access, Own access.Access

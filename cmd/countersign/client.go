@@ -19,49 +19,34 @@ import (
 const maxAnswer = 64 << 20
 
 // A client asks a server.
-type client struct{ server string }
+type client struct {
+	server string
+	http   http.Client
+}
 
 // clientFlags adds what every client command takes.
 func clientFlags(flags *flag.FlagSet) *client {
-	c := &client{}
+	c := &client{http: http.Client{Timeout: time.Minute, Transport: &http.Transport{
+		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute,
+	}}}
 	flags.StringVar(&c.server, "server", "http://127.0.0.1:5000", "`URL` of the server")
 	return c
 }
 
 // do sends a request as JSON, if it is not nil, and decodes the answer into result, if that is not.
-// What the server refuses is its own sentence.
 func (c *client) do(ctx context.Context, method, path string, request, result any) error {
-	base, err := url.Parse(c.server)
-	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
-		return usageError{fmt.Errorf("-server %q is no URL; http://127.0.0.1:5000 is one", c.server)}
-	}
-	var body bytes.Buffer
+	var body []byte
+	header := http.Header{}
 	if request != nil {
-		if err := json.NewEncoder(&body).Encode(request); err != nil {
+		var err error
+		if body, err = json.Marshal(request); err != nil {
 			return err
 		}
+		header.Set("Content-Type", "application/json")
 	}
-	r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.server, "/")+path, &body)
-	if err != nil {
+	content, _, err := c.ask(ctx, method, path, header, body)
+	if err != nil || result == nil {
 		return err
-	}
-	if request != nil {
-		r.Header.Set("Content-Type", "application/json")
-	}
-	answer, err := (&http.Client{Timeout: time.Minute}).Do(r)
-	if err != nil {
-		return fmt.Errorf("%w\nhint: does the server run there? -server names another", err)
-	}
-	defer answer.Body.Close()
-	content, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
-	if err != nil {
-		return err
-	}
-	if answer.StatusCode >= http.StatusBadRequest {
-		return refusal(answer.Status, content)
-	}
-	if result == nil {
-		return nil
 	}
 	if err := json.Unmarshal(content, result); err != nil {
 		return fmt.Errorf("%s answered something else than was asked for: %w", c.server, err)
@@ -69,10 +54,45 @@ func (c *client) do(ctx context.Context, method, path string, request, result an
 	return nil
 }
 
-func refusal(status string, content []byte) error {
+// ask sends a request and returns the body and header of the answer. What the server refuses is
+// its own sentence, in a refusedError.
+func (c *client) ask(ctx context.Context, method, path string, header http.Header, body []byte) ([]byte, http.Header, error) {
+	base, err := url.Parse(c.server)
+	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
+		return nil, nil, usageError{fmt.Errorf("-server %q is no URL; http://127.0.0.1:5000 is one", c.server)}
+	}
+	r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.server, "/")+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, nil, err
+	}
+	r.Header = header
+	answer, err := c.http.Do(r)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w\nhint: does the server run there? -server names another", err)
+	}
+	defer answer.Body.Close()
+	content, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
+	if err != nil {
+		return nil, nil, err
+	}
+	if answer.StatusCode >= http.StatusBadRequest {
+		return nil, nil, refusal(answer, content)
+	}
+	return content, answer.Header, nil
+}
+
+// A refusedError is what the server said instead.
+type refusedError struct {
+	status  int
+	message string
+}
+
+func (e refusedError) Error() string { return e.message }
+
+func refusal(answer *http.Response, content []byte) error {
 	var body api.Errors
 	if json.Unmarshal(content, &body) != nil || len(body.Errors) == 0 || body.Errors[0].Message == "" {
-		return fmt.Errorf("the server answered %s", status)
+		return refusedError{answer.StatusCode, "the server answered " + answer.Status}
 	}
-	return fmt.Errorf("%s", body.Errors[0].Message)
+	return refusedError{answer.StatusCode, body.Errors[0].Message}
 }

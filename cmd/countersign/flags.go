@@ -8,10 +8,10 @@ import (
 )
 
 // A flagSet is a command's flags, and the arguments it takes behind them, as its help names them:
-// those that are wanted, or one that may be left out.
+// those that are wanted, one that may be left out, or any number of more.
 type flagSet struct {
 	*flag.FlagSet
-	arguments, optional string
+	arguments, optional, more string
 }
 
 // newFlags returns the flags of a command whose help starts with this text.
@@ -21,6 +21,9 @@ func newFlags(name, text string) *flagSet {
 		takes := flags.arguments
 		if flags.optional != "" {
 			takes = "[" + flags.optional + "]"
+		}
+		if flags.more != "" {
+			takes = strings.TrimSpace(takes + " [" + flags.more + "...]")
 		}
 		fmt.Fprintf(flags.Output(), "usage: countersign %s [flags] %s\n\n%s\n\n", name, takes, text)
 		flags.PrintDefaults()
@@ -45,7 +48,7 @@ func parse(t terminal, flags *flagSet, args []string) error {
 	switch {
 	case flags.NArg() > most && strings.HasPrefix(flags.Arg(most), "-"):
 		return usageError{fmt.Errorf("flags stand in front of arguments: what is %q?", flags.Arg(most))}
-	case flags.NArg() > most:
+	case flags.NArg() > most && flags.more == "":
 		return usageError{fmt.Errorf("what is %q?", flags.Arg(most))}
 	case flags.NArg() < len(want):
 		return usageError{fmt.Errorf("%s is missing", want[flags.NArg()])}

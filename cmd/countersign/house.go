@@ -110,7 +110,7 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 	}
 	h.watch(ctx, metrics)
 	h.server, err = server.New(server.Config{
-		Hosts: s.Hosts, Registry: beside.Registry, Access: beside.access, Store: h.store, Door: door, Signing: rules, Profiles: profiles,
+		Hosts: s.Hosts, Registry: beside.Registry, Access: beside.access, Store: h.store, Door: door, Signing: rules, Limits: s.Limits, Profiles: profiles,
 		DropForeign: s.Admission.Foreign == "drop", Advertise: s.Advertise, Profiling: s.Profiling,
 		Log: h.log, Metrics: metrics, Clock: time.Now,
 	})

@@ -42,6 +42,8 @@ func commands() []command {
 		{"withdraw", "stop a signature, a key's signatures or an image for good", withdraw},
 		{"lift", "undo a withdrawal", lift},
 		{"audit", "show who did what", audit},
+		{"import", "bring in what a lookaside has, through the door", importLookaside},
+		{"export", "write what is served as a tree of files", export},
 		{"keys", "adopt the server's own key", keys},
 		{"version", "say which version this is", version},
 	}
