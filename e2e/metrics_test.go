@@ -190,6 +190,11 @@ func (s *server) live(t *testing.T) {
 	s.do(t, "POST", lookaside("ns/live", j.digest()), string(sign(t, "carol", s.address+"/ns/live:v2", j.digest()))).want(t, 201)
 	s.upload(t, "ns/live", j.digest(), sign(t, "bob", s.address+"/ns/live:v2", j.digest())).want(t, 403)
 	s.get(t, lookaside("ns/live", j.digest())+"/signature-1").want(t, 200)
+	tree := t.TempDir()
+	put(t, tree, "ns/live", j.digest(), 1, first)
+	put(t, tree, "ns/live", j.digest(), 2, sign(t, "alice", s.address+"/ns/live:v3", j.digest()))
+	put(t, tree, "ns/live", j.digest(), 3, sign(t, "bob", s.address+"/ns/live:v3", j.digest()))
+	s.cli(t, 1, "import", tree)
 	s.get(t, "/nowhere").want(t, http.StatusNotFound)
 	ask(t, s.debug, "GET", "/healthz", "").want(t, 200)
 }
