@@ -50,8 +50,8 @@ func someRepository(t *rapid.T) string {
 	return pick(t, "host", hosts...) + "/" + pick(t, "repository", repositories...)
 }
 
-// someReference is one with a tag, a digest, both or none, of a repository.
-func someReference(t *rapid.T, repository string) string {
+// someReference is one with a tag, one of the digests, both or none, of a repository.
+func someReference(t *rapid.T, repository string, digests ...string) string {
 	switch kind := rapid.IntRange(0, 9).Draw(t, "kind of reference"); {
 	case kind < 5:
 		return repository + ":" + pick(t, "tag", tags...)
@@ -124,19 +124,19 @@ func someIdentity(t *rapid.T, claimed, repository, claimedRepository string) str
 func (g *generator) question(t *testing.T, r *rapid.T) question {
 	repo := someRepository(r)
 	// Clients hash what they fetch, so an image that was asked for by digest has that digest.
-	ref := strings.Replace(someReference(r, repo), digests[1], digests[0], 1)
+	ref := someReference(r, repo, digests[0])
 	claimedRepo, claimed := repo, ref
 	if !often(r, "claims the repository", 9) {
 		claimedRepo = someRepository(r)
 	}
 	if claimedRepo != repo || !often(r, "claims the reference", 9) {
-		claimed = someReference(r, claimedRepo)
+		claimed = someReference(r, claimedRepo, digests...)
 	}
 	q := question{transport: pick(r, "transport", "docker", "docker", "atomic"), reference: ref}
 	for range rapid.SampledFrom([]int{0, 1, 1, 1, 1, 1, 2, 2, 3}).Draw(r, "signatures") {
 		by, of, what := rapid.IntRange(0, 3).Draw(r, "signer"), claimed, digests[0]
 		if !often(r, "for this", 9) {
-			of, what = someReference(r, someRepository(r)), pick(r, "of", digests...)
+			of, what = someReference(r, someRepository(r), digests...), pick(r, "of", digests...)
 		}
 		q.signatures = append(q.signatures, g.sign(t, min(by, 1), claim(of, what, "")))
 	}
