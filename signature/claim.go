@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -89,7 +91,7 @@ func (r claimReader) critical(c *Claim) error {
 		"identity": func() error { return r.exactly(r.one("docker-reference", &c.Reference)) },
 	})
 	if err == nil && kind != claimType {
-		err = fmt.Errorf("critical.type is %q, not %q", kind, claimType)
+		err = fmt.Errorf("critical.type is %.80q, not %q", kind, claimType)
 	}
 	return err
 }
@@ -113,31 +115,31 @@ func (r claimReader) optional(c *Claim) error {
 // check says whether digest and reference are what they are called.
 func (c *Claim) check() error {
 	if err := c.Digest.Validate(); err != nil || c.Digest.Algorithm() != digest.SHA256 {
-		return fmt.Errorf("docker-manifest-digest %q is not a sha256 digest", string(c.Digest))
+		return fmt.Errorf("docker-manifest-digest %.150q is not a sha256 digest", string(c.Digest))
 	}
 	named, err := ParseReference(c.Reference)
 	if err != nil {
-		return fmt.Errorf("docker-reference %q: %v", c.Reference, err)
+		return fmt.Errorf("docker-reference %.300q: %v", c.Reference, err)
 	}
 	if reference.IsNameOnly(named) {
-		return fmt.Errorf("docker-reference %q has neither tag nor digest; sign it with one", c.Reference)
+		return fmt.Errorf("docker-reference %.300q has neither tag nor digest; sign it with one", c.Reference)
 	}
 	return nil
 }
 
 // exactly reads an object that has these members, each once, and no other.
 func (r claimReader) exactly(members map[string]func() error) error {
-	seen := 0
+	missing := maps.Clone(members)
 	err := r.object(func(key string) error {
 		member, ok := members[key]
 		if !ok {
-			return fmt.Errorf("unknown key %q", key)
+			return fmt.Errorf("unknown key %.80q", key)
 		}
-		seen++
+		delete(missing, key)
 		return member()
 	})
-	if err == nil && seen != len(members) {
-		err = fmt.Errorf("an object has %d of its %d keys", seen, len(members))
+	if err == nil && len(missing) > 0 {
+		err = fmt.Errorf("key %q is missing", slices.Min(slices.Collect(maps.Keys(missing))))
 	}
 	return err
 }
@@ -149,7 +151,7 @@ func (r claimReader) object(member func(key string) error) error {
 		return err
 	}
 	if t != json.Delim('{') {
-		return fmt.Errorf("%v where an object belongs", t)
+		return fmt.Errorf("%s where an object belongs", shown(t))
 	}
 	return r.members(member)
 }
@@ -163,7 +165,7 @@ func (r claimReader) members(member func(key string) error) error {
 			return err
 		}
 		if seen[key] {
-			return fmt.Errorf("key %q stands there twice", key)
+			return fmt.Errorf("key %.80q stands there twice", key)
 		}
 		seen[key] = true
 		if err := member(key); err != nil {
@@ -203,7 +205,7 @@ func (r claimReader) string(s *string) error {
 	}
 	var ok bool
 	if *s, ok = t.(string); !ok {
-		return fmt.Errorf("%v where a string belongs", t)
+		return fmt.Errorf("%s where a string belongs", shown(t))
 	}
 	return nil
 }
@@ -217,14 +219,22 @@ func (r claimReader) timestamp(ts *time.Time) error {
 	}
 	n, ok := t.(json.Number)
 	if !ok {
-		return fmt.Errorf("optional.timestamp is %v, not a number", t)
+		return fmt.Errorf("optional.timestamp is %s, not a number", shown(t))
 	}
 	seconds, err := strconv.ParseFloat(n.String(), 64)
 	if err != nil || seconds != math.Trunc(seconds) || seconds < 0 || seconds > lastTimestamp {
-		return fmt.Errorf("optional.timestamp %s is not whole seconds of the years 1970 to 9999", n)
+		return fmt.Errorf("optional.timestamp %.40s is not whole seconds of the years 1970 to 9999", n)
 	}
 	*ts = time.Unix(int64(seconds), 0).UTC()
 	return nil
+}
+
+// shown is a token in a message, at a length that can be read.
+func shown(t json.Token) string {
+	if t == nil {
+		return "null"
+	}
+	return fmt.Sprintf("%.80q", fmt.Sprint(t))
 }
 
 // malformed is an error that wraps ErrMalformed.

@@ -18,13 +18,13 @@ var (
 // uploaded: stricter than all clients.
 var stricter = []difference{
 	// Keys and algorithms.
-	{"minimum rsa length is 2048", everyone, "512 to 1024 bits can be factored"},
-	{"weak algorithms are rejected: public key algorithm", everyone, "DSA: not every client reads it, and its SHA-1 past is weak"},
-	{"elliptic curve SecP256k1", everyone, "not every build of gpg has this curve"},
-	{"insecure message hash algorithm: SHA-1", everyone, "collisions of SHA-1 are made for money"},
-	{"it reads in two ways", withGPGME, "RIPEMD-160: Go clients do not read it"},
+	{"is too short to be safe: 2048 bits are the least", everyone, "512 to 1024 bits can be factored"},
+	{"it is by a DSA key", everyone, "DSA: not every client reads it, and its SHA-1 past is weak"},
+	{"has a curve that not every recent client knows", everyone, "secp256k1: not every build of gpg has this curve"},
+	{"its digest is SHA-1", everyone, "collisions of SHA-1 are made for money"},
+	{"its digest is RIPEMD-160", withGPGME, "Go clients do not read it"},
 	{"in the future; set the signer's clock", withGPGME, "Go clients refuse it; and its signer's clock is wrong"},
-	{"no valid self signature found", withoutIt, "gpg refuses it: a date can be set at will, a key's life is not to be"},
+	{"dated before all that the key says of itself", withoutIt, "gpg refuses it: a date can be set at will, a key's life is not to be"},
 
 	// Forms of a message.
 	{"it is armored", withGPGME, "Go clients read no armor"},
@@ -37,9 +37,9 @@ var stricter = []difference{
 	{"it inflates to more than 65536 bytes", everyone, "as above"},
 
 	// Claims.
-	{"optional.timestamp is <nil>", everyone, "containers-signature(5) has a number"},
+	{"optional.timestamp is null", everyone, "containers-signature(5) has a number"},
 	{"is not whole seconds of the years 1970 to 9999", everyone, "it is a time that RFC 3339 cannot say"},
-	{"<nil> where a string belongs", everyone, "containers-signature(5) has a string"},
+	{"null where a string belongs", everyone, "containers-signature(5) has a string"},
 	{"stands there twice", everyone, "clients look for it at some depths only; what others read is open"},
 	{"optional is nested deeper than", everyone, "a reader that recurses is not to be led far"},
 	{"is not one JSON value in UTF-8", everyone, "what is stored is shown, and must be text"},
