@@ -1,26 +1,15 @@
 package signature
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
-	"strings"
-	"sync"
 	"time"
 
-	"github.com/ProtonMail/go-crypto/openpgp/armor"
-	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
-	pgppacket "github.com/ProtonMail/go-crypto/openpgp/packet"
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 )
-
-// maxKeyring bounds a file of keys, in bytes: ten thousand keys have about five million.
-const maxKeyring = 32 << 20
 
 // A Keyring is a set of public keys that verify. It is immutable, safe for concurrent use, and
 // indexed: ten thousand keys cost what one does. The zero Keyring has no key.
@@ -28,169 +17,69 @@ type Keyring struct {
 	keys    []*ringKey // by fingerprint
 	byID    map[uint64][]*ringKey
 	skipped []string
+	never   []string // keys that are there, for messages, and verify nothing
 }
 
 // A Key is what is known of one key of a keyring.
 type Key struct {
 	Fingerprint string // of the primary key, upper-case hex
-	UserID      string // the primary one
+	UserID      string // the primary one, what does not print replaced
 	Algorithm   string // of the primary key: RSA 3072
 	Created     time.Time
+	Expires     time.Time // zero: never
 }
 
-// A ringKey keeps go-crypto's entity from being used twice at a time: it remembers what it has
-// verified inside, without a lock.
-type ringKey struct {
-	Key
-	mu     sync.Mutex
-	entity *openpgp.Entity
-}
-
-// ReadKeyring reads public keys, binary or in any number of armored blocks with text between.
-// What cannot be used is left out, see Skipped; no key at all, or a private one, is an error.
-func ReadKeyring(data []byte) (*Keyring, error) {
-	if len(data) > maxKeyring {
-		return nil, fmt.Errorf("a keyring of %d bytes, more than %d", len(data), maxKeyring)
-	}
-	r := &ringReader{}
-	var err error
-	if bytes.Contains(data, []byte("-----BEGIN PGP ")) {
-		err = r.armored(data)
-	} else {
-		err = r.binary(bytes.NewReader(data))
-	}
-	if err != nil {
-		return nil, err
-	}
-	if len(r.keys) == 0 {
-		return nil, fmt.Errorf("no usable public key in it; export one with gpg --export (%s)", cmp.Or(strings.Join(r.skipped, "; "), "not an OpenPGP file"))
-	}
-	return newKeyring(r.keys, r.skipped), nil
-}
-
-type ringReader struct {
-	keys    []*ringKey
-	skipped []string
-}
-
-func (r *ringReader) armored(data []byte) error {
-	in := bufio.NewReader(bytes.NewReader(data))
-	for n := 1; ; n++ {
-		block, err := armor.Decode(in)
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			r.skipped = append(r.skipped, fmt.Sprintf("armored block %d: %v", n, err))
-			return nil
-		case block.Type == openpgp.PrivateKeyType:
-			return errPrivate
-		case block.Type != openpgp.PublicKeyType:
-			r.skipped = append(r.skipped, fmt.Sprintf("armored block %d is a %s", n, block.Type))
-		default:
-			if err := r.binary(block.Body); err != nil {
-				return err
-			}
-		}
-		if _, err := io.Copy(io.Discard, block.Body); err != nil {
-			r.skipped = append(r.skipped, fmt.Sprintf("armored block %d: %v", n, err))
-		}
-	}
-}
-
-var errPrivate = errors.New("this is a private key; what is wanted is its public part, from gpg --export")
-
-// binary reads key after key. After one that does not read it goes on with the next.
-func (r *ringReader) binary(in io.Reader) error {
-	packets := pgppacket.NewReader(in)
-	for {
-		entity, err := openpgp.ReadEntity(packets)
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			r.skipped = append(r.skipped, err.Error())
-			if !toNextKey(packets) {
-				return nil
-			}
-		case entity.PrivateKey != nil:
-			return errPrivate
-		default:
-			r.keys = append(r.keys, newRingKey(entity))
-		}
-	}
-}
-
-func toNextKey(packets *pgppacket.Reader) bool {
-	for {
-		p, err := packets.Next()
-		if _, unsupported := errors.AsType[pgperrors.UnsupportedError](err); unsupported {
-			continue
-		}
-		if err != nil {
-			return false
-		}
-		if key, ok := p.(*pgppacket.PublicKey); ok && !key.IsSubkey {
-			packets.Unread(p)
-			return true
-		}
-	}
-}
-
-func newRingKey(e *openpgp.Entity) *ringKey {
-	k := &ringKey{entity: e, Key: Key{
-		Fingerprint: strings.ToUpper(hex.EncodeToString(e.PrimaryKey.Fingerprint)),
-		Algorithm:   algorithmName(e.PrimaryKey),
-		Created:     e.PrimaryKey.CreationTime,
-	}}
-	if _, identity := e.PrimaryIdentity(time.Time{}, verification(time.Time{})); identity != nil {
-		k.UserID = identity.Name
-	}
-	return k
-}
-
-func algorithmName(k *pgppacket.PublicKey) string {
-	switch k.PubKeyAlgo {
-	case pgppacket.PubKeyAlgoRSA, pgppacket.PubKeyAlgoRSASignOnly:
-		bits, _ := k.BitLength()
-		return fmt.Sprintf("RSA %d", bits)
-	case pgppacket.PubKeyAlgoDSA:
-		return "DSA"
-	case pgppacket.PubKeyAlgoECDSA:
-		curve, _ := k.Curve()
-		return "ECDSA " + string(curve)
-	case pgppacket.PubKeyAlgoEdDSA:
-		return "EdDSA Ed25519"
-	}
-	return fmt.Sprintf("algorithm %d", k.PubKeyAlgo)
-}
-
+// newKeyring merges copies of a key as gpg --import does: a revocation in one of them, or a later
+// expiry, counts for all.
 func newKeyring(keys []*ringKey, skipped []string) *Keyring {
 	keys = slices.Clone(keys)
 	slices.SortStableFunc(keys, func(a, b *ringKey) int { return cmp.Compare(a.Fingerprint, b.Fingerprint) })
-	keys = slices.CompactFunc(keys, func(a, b *ringKey) bool { return a.Fingerprint == b.Fingerprint })
-	r := &Keyring{keys: keys, byID: make(map[uint64][]*ringKey, len(keys)), skipped: skipped}
-	for _, k := range keys {
-		r.byID[k.entity.PrimaryKey.KeyId] = append(r.byID[k.entity.PrimaryKey.KeyId], k)
-		for _, s := range k.entity.Subkeys {
-			r.byID[s.PublicKey.KeyId] = append(r.byID[s.PublicKey.KeyId], k)
+	r := &Keyring{byID: make(map[uint64][]*ringKey, len(keys)), skipped: slices.Clone(skipped)}
+	for len(keys) > 0 {
+		n := 1
+		for n < len(keys) && keys[n].Fingerprint == keys[0].Fingerprint {
+			n++
 		}
+		k, err := mergeKeys(keys[:n])
+		if err != nil {
+			r.skipped = append(r.skipped, fmt.Sprintf("key %s: its copies do not fit together: %v", keys[0].Fingerprint, err))
+		} else {
+			r.add(k)
+		}
+		keys = keys[n:]
 	}
 	return r
 }
 
-// Join returns a keyring of all keys of these, each once. With none it has no key.
+func (r *Keyring) add(k *ringKey) {
+	r.keys = append(r.keys, k)
+	if err := k.useless[k.entity.PrimaryKey.KeyId]; err != nil {
+		r.never = append(r.never, fmt.Sprintf("key %s (%s) never counts: %v", k.Fingerprint, k.UserID, err))
+	}
+	ids := []uint64{k.entity.PrimaryKey.KeyId}
+	for _, s := range k.entity.Subkeys {
+		ids = append(ids, s.PublicKey.KeyId)
+	}
+	slices.Sort(ids)
+	for _, id := range slices.Compact(ids) {
+		r.byID[id] = append(r.byID[id], k)
+	}
+}
+
+// Join returns a keyring of all keys of these, copies of a key merged. With none it has no key.
 func Join(rings ...*Keyring) *Keyring {
 	var keys []*ringKey
 	var skipped []string
 	for _, r := range rings {
-		keys, skipped = append(keys, r.keys...), append(skipped, r.skipped...)
+		if r != nil {
+			keys, skipped = append(keys, r.keys...), append(skipped, r.skipped...)
+		}
 	}
 	return newKeyring(keys, skipped)
 }
 
-// Skipped says of every key that was left out why.
-func (r *Keyring) Skipped() []string { return slices.Clone(r.skipped) }
+// Skipped says of every key or block that is left out, or never verifies, why.
+func (r *Keyring) Skipped() []string { return slices.Concat(r.skipped, r.never) }
 
 // Keys returns what is known of the keys, ordered by fingerprint.
 func (r *Keyring) Keys() []Key {
@@ -207,23 +96,22 @@ func (r *Keyring) Has(fingerprint string) bool {
 	return ok
 }
 
-// Binary returns the public keys, one behind the other, as every client reads them.
+// Binary returns the public keys, one behind the other, as every client reads them. The same
+// keys give the same bytes.
 func (r *Keyring) Binary() []byte {
-	var out bytes.Buffer
+	var out []byte
 	for _, k := range r.keys {
-		_ = k.entity.Serialize(&out) // what was read serializes, and a buffer never fails
+		out = appendPackets(out, k.packets)
 	}
-	return out.Bytes()
+	return out
 }
 
 // Armored returns the public keys in one armored block: clients without gpg read only the first.
 func (r *Keyring) Armored() []byte {
-	var out bytes.Buffer
-	w, err := armor.Encode(&out, openpgp.PublicKeyType, nil)
-	if err == nil {
-		_, _ = w.Write(r.Binary()) // a buffer never fails
-		_ = w.Close()
-	}
-	out.WriteByte('\n')
-	return out.Bytes()
+	// A buffer never fails, and bytes are all that is written.
+	out, _ := armored(openpgp.PublicKeyType, func(w io.Writer) error {
+		_, err := io.Copy(w, bytes.NewReader(r.Binary()))
+		return err
+	})
+	return out
 }

@@ -13,7 +13,6 @@ import (
 type Message struct {
 	content []byte // as it came
 	signed  []byte // of the literal
-	text    bool   // signed with line endings made alike
 	hashed  []byte // of the signature packet: what is signed beside the literal
 	values  [][]byte
 	issuer  string
@@ -22,28 +21,65 @@ type Message struct {
 
 // Parse reads a message strictly (protocol.md 5.2): one packet of compressed data or none around
 // it, one one-pass signature, one literal, one signature of version 4, and nothing behind, raw
-// and inflated at most MaxSize bytes. Its errors wrap ErrMalformed and say what was sent instead.
+// and inflated at most MaxSize bytes. Its errors say what was sent instead, and wrap ErrMalformed, or
+// ErrUnverified where the digest or the algorithm is weak or unknown.
 func Parse(u Untrusted) (*Message, error) {
 	if err := checkForm(u); err != nil {
 		return nil, err
 	}
-	packets, err := splitPackets(u, 3)
+	packets, err := splitMessage(u, tagCompressed)
 	if err != nil {
 		return nil, err
 	}
 	if packets[0].tag == tagCompressed {
-		if len(packets) != 1 {
-			return nil, malformed("there is something behind the compressed message")
-		}
 		inflated, err := inflate(packets[0].body)
 		if err != nil {
 			return nil, err
 		}
-		if packets, err = splitPackets(inflated, 3); err != nil {
+		if packets, err = splitMessage(inflated, tagOnePass); err != nil {
 			return nil, err
 		}
 	}
 	return newMessage(u, packets)
+}
+
+// splitMessage reads all of data as the packets of a signed message, or as compressed data where
+// that is what it may begin with. What does not belong there is refused before it is read.
+func splitMessage(data []byte, first byte) (packets []packet, err error) {
+	for len(data) > 0 {
+		if err := misplaced(packets, data[0], first); err != nil {
+			return nil, err
+		}
+		p, rest, err := nextPacket(data)
+		if err != nil {
+			return nil, err
+		}
+		packets, data = append(packets, p), rest
+	}
+	if len(packets) == 0 {
+		return nil, malformed("there is nothing in it")
+	}
+	return packets, nil
+}
+
+// misplaced says what is wrong with a packet behind those, by its first byte.
+func misplaced(before []packet, next, first byte) error {
+	tag := packetTag(next)
+	switch {
+	case len(before) == 0 && next&0x80 == 0:
+		return malformed("it does not begin as a binary OpenPGP message does")
+	case len(before) == 0 && tag != tagOnePass && tag != first:
+		return malformed("%s", kind(tag))
+	case len(before) == 1 && before[0].tag == tagCompressed:
+		return malformed("there is something behind the compressed message")
+	case len(before) == 1 && tag == tagOnePass:
+		return malformed("it has more than one signature; clients read only one")
+	case len(before) == 1 && tag != tagLiteral, len(before) == 2 && tag != tagSignature:
+		return malformed("it is not a one-pass signature, its data and one signature")
+	case len(before) == 3:
+		return malformed("there is more in it than one signed message")
+	}
+	return nil
 }
 
 // checkForm refuses what people send by mistake with a sentence of its own.
@@ -53,26 +89,19 @@ func checkForm(u Untrusted) error {
 		return malformed("it is empty")
 	case len(u) > MaxSize:
 		return malformed("it has %d bytes, more than %d", len(u), MaxSize)
-	case bytes.HasPrefix(u, []byte("-----BEGIN PGP SIGNED MESSAGE")):
+	}
+	switch text := bytes.TrimLeft(u, " \t\r\n"); {
+	case bytes.HasPrefix(text, []byte("-----BEGIN PGP SIGNED MESSAGE")):
 		return malformed("it is clearsigned; sign with gpg --sign")
-	case bytes.HasPrefix(u, []byte("-----BEGIN PGP")):
+	case bytes.HasPrefix(text, armorBegin):
 		return malformed("it is armored; sign without --armor, or gpg --dearmor it: some clients read no armor")
 	}
 	return nil
 }
 
 func newMessage(u Untrusted, packets []packet) (*Message, error) {
-	if len(packets) == 0 {
-		return nil, malformed("there is nothing in it")
-	}
-	if packets[0].tag != tagOnePass {
-		return nil, malformed("%s", kind(packets[0].tag))
-	}
-	if len(packets) > 1 && packets[1].tag == tagOnePass {
-		return nil, malformed("it has more than one signature; clients read only one")
-	}
-	if len(packets) != 3 || packets[1].tag != tagLiteral || packets[2].tag != tagSignature {
-		return nil, malformed("it is not a one-pass signature, its data and one signature")
+	if len(packets) != 3 {
+		return nil, malformed("it ends before its signature")
 	}
 	m := &Message{content: bytes.Clone(u)}
 	if err := m.literal(packets[1].body); err != nil {
@@ -113,7 +142,12 @@ func (m *Message) signature(b []byte) error {
 	if b[1] > 1 {
 		return malformed("its signature is of type 0x%02x, not one of a document", b[1])
 	}
-	m.text = b[1] == 1
+	if b[1] == 1 && !bytes.Equal(m.signed, canonicalText(m.signed)) {
+		return malformed("it is signed as text, and its lines do not end as signed text does, in CR and LF")
+	}
+	if err := checkDigest(b[3]); err != nil {
+		return err
+	}
 	hashed, rest, ok := cutArea(b[4:])
 	if !ok {
 		return malformed("its signature is cut")
@@ -127,6 +161,26 @@ func (m *Message) signature(b []byte) error {
 		return err
 	}
 	return m.integers(b[2], rest[2:])
+}
+
+// canonicalText has every line end in CR and LF, as it is hashed where text is signed. Clients differ
+// in what they make of other text, and nothing but these bytes is to be the same signature.
+func canonicalText(b []byte) []byte {
+	b = bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n"))
+	b = bytes.ReplaceAll(b, []byte("\r"), []byte("\n"))
+	return bytes.ReplaceAll(b, []byte("\n"), []byte("\r\n"))
+}
+
+// checkDigest takes the digests of SHA-2 alone (RFC 4880, 9.4).
+func checkDigest(algorithm byte) error {
+	switch algorithm {
+	case 8, 9, 10, 11:
+		return nil
+	case 1, 2, 3:
+		name := [...]string{1: "MD5", 2: "SHA-1", 3: "RIPEMD-160"}[algorithm]
+		return fmt.Errorf("%w: its digest is %s, which is weak; sign with gpg --digest-algo SHA256", ErrUnverified, name)
+	}
+	return fmt.Errorf("%w: its digest is of algorithm %d, which not every client knows; sign with gpg --digest-algo SHA256", ErrUnverified, algorithm)
 }
 
 func cutArea(b []byte) (area, rest []byte, ok bool) {
@@ -149,15 +203,8 @@ const (
 // issuers reads who is said to have signed. Both areas may say so; what they say must agree.
 func (m *Message) issuers(areas ...[]byte) error {
 	for _, area := range areas {
-		for len(area) > 0 {
-			length, partial, rest, err := newLength(area)
-			if err != nil || partial || length == 0 || uint64(length) > uint64(len(rest)) {
-				return malformed("its signature has a cut subpacket")
-			}
-			if err := m.subpacket(rest[0]&0x7f, rest[1:length]); err != nil {
-				return err
-			}
-			area = rest[length:]
+		if err := eachSubpacket(area, m.subpacket); err != nil {
+			return err
 		}
 	}
 	if m.keyID == 0 {
@@ -165,6 +212,21 @@ func (m *Message) issuers(areas ...[]byte) error {
 	}
 	if m.issuer == "" {
 		m.issuer = fmt.Sprintf("%016X", m.keyID)
+	}
+	return nil
+}
+
+// eachSubpacket visits what is in an area of a signature, until an error.
+func eachSubpacket(area []byte, visit func(kind byte, b []byte) error) error {
+	for len(area) > 0 {
+		length, partial, rest, err := newLength(area)
+		if err != nil || partial || length == 0 || uint64(length) > uint64(len(rest)) {
+			return malformed("its signature has a cut subpacket")
+		}
+		if err := visit(rest[0]&0x7f, rest[1:length]); err != nil {
+			return err
+		}
+		area = rest[length:]
 	}
 	return nil
 }
@@ -190,19 +252,22 @@ func (m *Message) subpacket(kind byte, b []byte) error {
 	return nil
 }
 
-// Public-key algorithms whose signatures are multi-precision integers (RFC 4880, 9.1), and
-// those whose second integer could be another one without the key (r decides).
+// Public-key algorithms whose signatures are multi-precision integers (RFC 4880, 9.1).
 const (
-	algorithmRSA   = 1
-	algorithmDSA   = 17
-	algorithmECDSA = 19
-	algorithmEdDSA = 22
+	algorithmRSA     = 1
+	algorithmRSASign = 3
+	algorithmDSA     = 17
+	algorithmECDSA   = 19
+	algorithmEdDSA   = 22
 )
 
 func (m *Message) integers(algorithm byte, b []byte) error {
-	want := map[byte]int{algorithmRSA: 1, 3: 1, algorithmDSA: 2, algorithmECDSA: 2, algorithmEdDSA: 2}[algorithm]
-	if want == 0 {
-		return malformed("its signature is of algorithm %d, which gpg 2.2 and older clients do not read", algorithm)
+	want := map[byte]int{algorithmRSA: 1, algorithmRSASign: 1, algorithmECDSA: 2, algorithmEdDSA: 2}[algorithm]
+	switch {
+	case algorithm == algorithmDSA:
+		return fmt.Errorf("%w: it is by a DSA key, which is weak and which not every client reads; sign with an RSA key", ErrUnverified)
+	case want == 0:
+		return fmt.Errorf("%w: it is of public-key algorithm %d, which not every client knows; sign with an RSA key", ErrUnverified, algorithm)
 	}
 	for range want {
 		if len(b) < 2 {
@@ -218,7 +283,7 @@ func (m *Message) integers(algorithm byte, b []byte) error {
 		return malformed("there is something behind its signature's value")
 	}
 	// Of (r, s) and (r, n-s) both verify: r alone tells one such signature from another.
-	if algorithm == algorithmDSA || algorithm == algorithmECDSA {
+	if algorithm == algorithmECDSA {
 		m.values = m.values[:1]
 	}
 	return nil

@@ -10,12 +10,21 @@ import (
 	"io"
 )
 
-// Packet tags that a signed message has (RFC 4880, 4.3).
+// Packet tags of signed messages and of keys (RFC 4880, 4.3).
 const (
-	tagSignature  = 2
-	tagOnePass    = 4
-	tagCompressed = 8
-	tagLiteral    = 11
+	tagSignature     = 2
+	tagOnePass       = 4
+	tagPrivateKey    = 5
+	tagPublicKey     = 6
+	tagPrivateSubkey = 7
+	tagCompressed    = 8
+	tagMarker        = 10
+	tagLiteral       = 11
+	tagTrust         = 12
+	tagUserID        = 13
+	tagPublicSubkey  = 14
+	tagUserAttribute = 17
+	tagPadding       = 21
 )
 
 // A packet is one of a message, its length resolved.
@@ -24,34 +33,31 @@ type packet struct {
 	body []byte
 }
 
-// maxParts bounds the parts of a body of partial lengths: gpg's are 8 KiB.
-const maxParts = 256
+// The first part of a body of partial lengths has 512 bytes at least (RFC 4880, 4.2.2.4), and
+// gpg's parts have 8 KiB.
+const (
+	minFirstPart = 512
+	maxParts     = 256
+)
 
-// splitPackets reads all of data as at most limit packets, nothing left over.
-func splitPackets(data []byte, limit int) ([]packet, error) {
-	var packets []packet
-	for len(data) > 0 {
-		if len(packets) == limit {
-			return nil, malformed("there is more in it than one signed message")
-		}
-		p, rest, err := nextPacket(data)
-		if err != nil {
-			return nil, err
-		}
-		packets, data = append(packets, p), rest
+// packetTag is what a packet's first byte says it is.
+func packetTag(first byte) byte {
+	if first&0x40 == 0 {
+		return (first & 0x3c) >> 2
 	}
-	return packets, nil
+	return first & 0x3f
 }
 
+// nextPacket reads the first packet of data, which is not empty.
 func nextPacket(data []byte) (p packet, rest []byte, err error) {
 	first := data[0]
 	switch {
 	case first&0x80 == 0:
 		return packet{}, nil, malformed("it does not begin as a binary OpenPGP message does")
 	case first&0x40 == 0:
-		return oldPacket((first&0x3c)>>2, first&3, data[1:])
+		return oldPacket(packetTag(first), first&3, data[1:])
 	}
-	return newPacket(first&0x3f, data[1:])
+	return newPacket(packetTag(first), data[1:])
 }
 
 // oldPacket reads the old format; length type 3 is what is left, which only compressed data may have.
@@ -83,6 +89,9 @@ func newPacket(tag byte, data []byte) (packet, []byte, error) {
 		}
 		if partial && tag != tagCompressed && tag != tagLiteral || part == maxParts {
 			return packet{}, nil, malformed("a packet of tag %d comes in parts", tag)
+		}
+		if part == 0 && length < minFirstPart {
+			return packet{}, nil, malformed("a packet of tag %d comes in parts of less than %d bytes", tag, minFirstPart)
 		}
 		p, rest, err := cutPacket(tag, length, rest)
 		if err != nil {
@@ -159,8 +168,10 @@ func kind(tag byte) string {
 		return "it is a detached signature or one in front of its data; sign with gpg --sign"
 	case tagLiteral:
 		return "it has data and no signature; sign with gpg --sign"
-	case 5, 6, 7, 14:
+	case tagPrivateKey, tagPublicKey, tagPrivateSubkey, tagPublicSubkey:
 		return "it is a key, not a signature"
+	case tagMarker, tagPadding:
+		return "it begins with a marker or padding, which not every client skips"
 	case tagCompressed:
 		return "it is compressed twice"
 	}

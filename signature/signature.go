@@ -24,6 +24,8 @@ var (
 	// ErrUnverified: the key is known and the signature does not count: it is bad, expired, dated
 	// in the future, weak, or its key is expired or revoked.
 	ErrUnverified = errors.New("signature does not verify")
+	// ErrExpired is beside ErrUnverified where the signature or its key is expired.
+	ErrExpired = errors.New("expired")
 )
 
 // MaxSize bounds a signature, in bytes, as it travels and inflated.

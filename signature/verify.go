@@ -16,9 +16,6 @@ import (
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 )
 
-// minRSABits is what every client that checks at all asks for.
-const minRSABits = 2048
-
 // verification is go-crypto's configuration for verifying at a time. It is never nil: without one
 // messages inflate without limit.
 func verification(now time.Time) *pgppacket.Config {
@@ -50,10 +47,10 @@ func (r *Keyring) Verify(m *Message, now time.Time) (Signature, error) {
 
 // verify returns the key that signed: the primary key or a subkey of it.
 func (k *ringKey) verify(m *Message, now time.Time) (*openpgp.Key, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	config := verification(now)
-	details, err := openpgp.ReadMessage(bytes.NewReader(m.content), openpgp.EntityList{k.entity}, nil, config)
+	if err := k.goodAt(now, m.keyID); err != nil {
+		return nil, k.unverified(err)
+	}
+	details, err := openpgp.ReadMessage(bytes.NewReader(m.content), openpgp.EntityList{k.entity}, nil, verification(now))
 	if err != nil {
 		return nil, malformed("%v", err)
 	}
@@ -67,37 +64,61 @@ func (k *ringKey) verify(m *Message, now time.Time) (*openpgp.Key, error) {
 	}
 	candidate := details.SignatureCandidates[0]
 	if candidate.SignatureError != nil {
-		return nil, k.unverified(candidate, now)
+		return nil, k.unverified(inWords(candidate, now))
 	}
 	if details.SignatureError != nil || details.Signature == nil || details.SignedBy == nil {
-		return nil, fmt.Errorf("%w: %v", ErrUnverified, details.SignatureError)
-	}
-	// go-crypto judges a key by the time of the signature; nodes pull now.
-	if _, good := k.entity.SigningKeyById(now, m.keyID, config); !good {
-		return nil, fmt.Errorf("%w: key %s was good when it signed and is not now: it is expired or revoked", ErrUnverified, k.Fingerprint)
+		return nil, k.unverified(errors.New("the signature is bad"))
 	}
 	return details.SignedBy, nil
 }
 
-// unverified says in words of ours why a signature does not count.
-func (k *ringKey) unverified(c *openpgp.SignatureCandidate, now time.Time) error {
-	say := func(format string, args ...any) error {
-		return fmt.Errorf("%w: key %s: %s", ErrUnverified, k.Fingerprint, fmt.Sprintf(format, args...))
+// goodAt says why a key, or a subkey of it, is not good at that time. go-crypto judges keys by the
+// time of the signature; nodes pull now.
+func (k *ringKey) goodAt(now time.Time, id uint64) error {
+	for _, id := range []uint64{k.entity.PrimaryKey.KeyId, id} {
+		if err := k.useless[id]; err != nil {
+			return err
+		}
 	}
-	err := c.SignatureError
+	config := verification(now)
+	_, err := k.entity.VerifyPrimaryKey(now, config)
+	for _, s := range k.entity.Subkeys {
+		if err == nil && s.PublicKey.KeyId == id {
+			_, err = s.Verify(now, config)
+		}
+	}
 	switch {
-	case errors.Is(err, pgperrors.ErrSignatureExpired) && c.CorrespondingSig != nil && c.CorrespondingSig.CreationTime.After(now):
-		return say("the signature is dated %s, in the future; set the signer's clock", c.CorrespondingSig.CreationTime.UTC().Format(time.RFC3339))
-	case errors.Is(err, pgperrors.ErrSignatureExpired):
-		return say("the signature is expired; sign again")
+	case k.Created.After(now):
+		return fmt.Errorf("it is dated %s, in the future; set the clock", k.Created.Format(time.RFC3339))
 	case errors.Is(err, pgperrors.ErrKeyExpired):
-		return say("it is expired; extend it, and bring its public part here again")
-	case errors.Is(err, pgperrors.ErrKeyRevoked):
-		return say("it is revoked; sign with another")
-	case errors.Is(err, pgperrors.ErrSignatureOlderThanKey):
-		return say("the signature is older than the key")
+		return fmt.Errorf("it is %w; extend it, and bring its public part here again", ErrExpired)
+	case err != nil:
+		return fmt.Errorf("it is not good now: %w", err)
 	}
-	return say("%v", err)
+	if _, good := k.entity.SigningKeyById(now, id, config); !good {
+		return errors.New("it may not sign, by its usage flags")
+	}
+	return nil
+}
+
+func (k *ringKey) unverified(err error) error {
+	return fmt.Errorf("%w: key %s: %w", ErrUnverified, k.Fingerprint, err)
+}
+
+// inWords says why a signature does not count.
+func inWords(c *openpgp.SignatureCandidate, now time.Time) error {
+	err, s := c.SignatureError, c.CorrespondingSig
+	switch {
+	case s != nil && s.CreationTime.After(now):
+		return fmt.Errorf("the signature is dated %s, in the future; set the signer's clock", s.CreationTime.UTC().Format(time.RFC3339))
+	case errors.Is(err, pgperrors.ErrSignatureExpired):
+		return fmt.Errorf("the signature is %w; sign again", ErrExpired)
+	case errors.Is(err, pgperrors.ErrSignatureOlderThanKey):
+		return errors.New("the signature is older than the key")
+	case c.SignedBy == nil:
+		return errors.New("the signature is dated before all that the key says of itself, or when it was not good; sign again")
+	}
+	return fmt.Errorf("the signature is bad: %w", err)
 }
 
 // verified makes a Signature of a message that k made with the key used.
@@ -118,12 +139,8 @@ func (m *Message) verified(k *ringKey, used *openpgp.Key) (Signature, error) {
 
 // identity is a hash of who signed, what was signed, and the value of the signature.
 func (m *Message) identity(key *pgppacket.PublicKey) string {
-	signed := m.signed
-	if m.text {
-		signed = bytes.ReplaceAll(signed, []byte("\r\n"), []byte("\n"))
-	}
 	h := sha256.New()
-	for _, part := range append([][]byte{key.Fingerprint, signed, m.hashed}, m.values...) {
+	for _, part := range append([][]byte{key.Fingerprint, m.signed, m.hashed}, m.values...) {
 		var length [8]byte
 		binary.BigEndian.PutUint64(length[:], uint64(len(part)))
 		h.Write(length[:])
@@ -136,16 +153,12 @@ func (m *Message) identity(key *pgppacket.PublicKey) string {
 func (m *Message) times() (created, expires time.Time) {
 	const subCreated, subLifetime = 2, 3
 	seconds := map[byte]uint32{}
-	for area := m.hashed[6:]; len(area) > 0; {
-		length, _, rest, err := newLength(area)
-		if err != nil || length == 0 || uint64(length) > uint64(len(rest)) {
-			break
+	_ = eachSubpacket(m.hashed[6:], func(kind byte, b []byte) error { // Parse has been through them
+		if len(b) == 4 {
+			seconds[kind] = binary.BigEndian.Uint32(b)
 		}
-		if length == 5 {
-			seconds[rest[0]&0x7f] = binary.BigEndian.Uint32(rest[1:5])
-		}
-		area = rest[length:]
-	}
+		return nil
+	})
 	created = time.Unix(int64(seconds[subCreated]), 0).UTC()
 	if seconds[subLifetime] != 0 {
 		expires = created.Add(time.Duration(seconds[subLifetime]) * time.Second)

@@ -30,6 +30,7 @@ var stricter = []difference{
 	{"it is armored", withGPGME, "Go clients read no armor"},
 	{"it is clearsigned", withGPGME, "Go clients read no clearsigned text"},
 	{"it is a detached signature or one in front of its data", withGPGME, "Go clients do not read it"},
+	{"it has more than one signature", withoutIt, "gpgme refuses it, and it is not said by whom of the two the image is signed"},
 	{"there is more in it than one signed message", withoutIt, "gpgme refuses it: what is behind is signed by nobody"},
 	{"bytes behind the compressed data", everyone, "it is signed by nobody, and makes one signature many"},
 	{"it is compressed twice", everyone, "it inflates without limit"},

@@ -46,7 +46,7 @@ func OpenTrusted(directory string, hosts []string, log *slog.Logger) (*Live, err
 
 // OpenPolicy reads a policy file and the key files it names.
 func OpenPolicy(file string, log *slog.Logger) (*Live, error) {
-	return open("policy "+file, log, func() (*policy.Policy, []string, error) { return readPolicy(file) })
+	return open("policy "+file, log, func() (*policy.Policy, []string, error) { return readPolicy(file, log) })
 }
 
 func open(name string, log *slog.Logger, read func() (*policy.Policy, []string, error)) (*Live, error) {
@@ -151,7 +151,7 @@ func readKeys(path string, log *slog.Logger) (*signature.Keyring, error) {
 	return ring, nil
 }
 
-func readPolicy(file string) (*policy.Policy, []string, error) {
+func readPolicy(file string, log *slog.Logger) (*policy.Policy, []string, error) {
 	files := []string{file}
 	data, err := readOwned(file)
 	if err != nil {
@@ -166,6 +166,9 @@ func readPolicy(file string) (*policy.Policy, []string, error) {
 	}
 	if err != nil {
 		return nil, files, fmt.Errorf("%s: %w", file, err)
+	}
+	for _, skipped := range p.Keyring().Skipped() {
+		log.Warn("key skipped", "file", file, "reason", skipped)
 	}
 	return p, files, nil
 }

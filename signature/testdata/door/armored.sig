@@ -1,0 +1,17 @@
+-----BEGIN PGP MESSAGE-----
+
+owGbwMvMwMXI9muLT/DJP7GMpw9EJzHEv0tjqFZKLsosyUxOzFGyqlbKTEnNK8ks
+qQSxU/KTs1OLdItS01KLUvOSU5WslIpS0zOLS4oq9VIrEnMLclL1kvNz9fOK9RML
+CqzKDJVqdZQycxPTU5F05ybmZaalFpfopmSmAymgGcUZiUamZlapZpZGJoYWqSbJ
+SYlplgbJiWaWKQamiWZmJgbG5ibmSYmJxsapqQYWFgZmZqYGSaaGaYlJFoamiSnm
+acnGxoZpIMtKKgtArkosyc/NTFZIzs8rSczMSy1SKM5Mz0ssKS1KBSnKLyjJzM+D
+eC+5KBWouAiopwTkGKAJmblABtAvSlaGZgZQUFvbyWjMwsDIxSArpsgSzvxm2mnN
+e5z7vpyqhAUfKxMo6Bi4OAVgIg0z2f9ZOpr3H9j6LH5B+NotUWXPWUTPpxpv8U4r
+Vy+8NnnG5kXrTLv+xVlV7yn1ttL/+3+2abLANX7hyrtrlU5uVne/VZB6tn6Hd3gz
+p7mxoJZ6JsODeA/zw5bNq0RO1dvxX/olW/zx1fI7WzucO87yHHlRqzxDwNtHYcWu
+FVwlAo/3XCw+fSZ1lcw3X4mwQ3tmL5YQuRzbyL5LoIVXVOT4Hr1dhk//MCptrV76
+/sLyqzcb83MbRDo55rpknFTK7Pvocvyiz/9gsbP8f7nXBnMLT7dwsco0uKf7MLh3
+bdbMi6/F2Iydj3bOaC6x60sKN2F0cX5e9lJcIMZ0ylKFQNHLznX5NXlcu/bafPU8
+t3t+NgA=
+=Et/F
+-----END PGP MESSAGE-----
