@@ -9,6 +9,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -65,7 +66,7 @@ var (
 	ErrUnauthorized = errors.New("authentication required") // no or bad credentials; comes with a *Challenge
 	ErrForbidden    = errors.New("not allowed")             // good credentials, which may not do this here
 	ErrUnavailable  = errors.New("cannot decide now")       // who decides does not answer; nothing is known
-	ErrTooMany      = errors.New("too many failed logins")  // comes with a *Wait
+	ErrTooMany      = errors.New("too many")                // comes with a *Wait
 )
 
 // A Challenge is an ErrUnauthorized, and what to answer it with.
@@ -83,11 +84,14 @@ func (c *Challenge) Error() string {
 
 func (c *Challenge) Unwrap() error { return ErrUnauthorized }
 
-// A Wait is an ErrTooMany, and what Retry-After should say.
-type Wait struct{ For time.Duration }
+// A Wait is an ErrTooMany: of what, and what Retry-After should say.
+type Wait struct {
+	What string // "failed logins", "writes"
+	For  time.Duration
+}
 
 func (w *Wait) Error() string {
-	return ErrTooMany.Error() + ", try again in " + w.For.Round(time.Second).String()
+	return fmt.Sprintf("%v %s: try again in %v", ErrTooMany, w.What, max(w.For.Round(time.Second), time.Second))
 }
 
 func (w *Wait) Unwrap() error { return ErrTooMany }

@@ -1,0 +1,66 @@
+package access
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// A pattern is matched in time linear in what it is matched with, whoever wrote either.
+type pattern struct {
+	text string
+	re   *regexp.Regexp // nil for text without wildcards
+}
+
+// parsePattern reads a pattern in which `*` stops at each of the separators.
+func parsePattern(text, separators string) (pattern, error) {
+	if text == "" || len(text) > maxPattern {
+		return pattern{}, fmt.Errorf("pattern %.32q is empty or has more than %d bytes", text, maxPattern)
+	}
+	if strings.Contains(text, "***") {
+		return pattern{}, fmt.Errorf("pattern %q has *** in it\nhint: * or **", text)
+	}
+	if !strings.Contains(text, "*") {
+		return pattern{text: text}, nil
+	}
+	one := "."
+	if separators != "" {
+		one = "[^" + regexp.QuoteMeta(separators) + "]"
+	}
+	var b strings.Builder
+	b.WriteString(`(?s)\A`)
+	for rest := text; rest != ""; {
+		literal, after, found := strings.Cut(rest, "*")
+		b.WriteString(regexp.QuoteMeta(literal))
+		if !found {
+			break
+		}
+		if rest = strings.TrimPrefix(after, "*"); rest != after {
+			b.WriteString(".+")
+		} else {
+			b.WriteString(one + "+")
+		}
+	}
+	b.WriteString(`\z`)
+	re, err := regexp.Compile(b.String())
+	if err != nil {
+		return pattern{}, fmt.Errorf("pattern %q: %w", text, err)
+	}
+	return pattern{text, re}, nil
+}
+
+func (p pattern) match(s string) bool {
+	if p.re == nil {
+		return p.text == s
+	}
+	return p.re.MatchString(s)
+}
+
+func anyMatch(patterns []pattern, s string) bool {
+	for _, p := range patterns {
+		if p.match(s) {
+			return true
+		}
+	}
+	return false
+}
