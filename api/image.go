@@ -41,6 +41,11 @@ func NewImage(host, repository, manifestDigest string) (Image, error) {
 // String returns <host>/<repository>@<digest>.
 func (i Image) String() string { return i.Host + "/" + i.Repository + "@" + string(i.Digest) }
 
+// CheckRepository says what is wrong with the name of a repository. Its error wraps ErrName.
+func CheckRepository(repository string) error {
+	return checkRepository("registry.example.com", repository)
+}
+
 // maxHost bounds host:port; a domain name has 253 characters at most. The reference package
 // bounds the repository, at 255.
 const maxHost = 253 + len(":65535")

@@ -51,7 +51,27 @@ func (s *Server) mayAt(r *http.Request, a access.Action, at access.Scope) error 
 		e.subject = subject
 	}
 	e.lent = err == nil && ours && decides == s.c.Access && s.c.Access != s.c.Own
+	if err == nil && a != access.Pull && counted(r) {
+		err = s.c.Writes.Take(s.payer(r))
+	}
 	return err
+}
+
+// counted says whether a request is one of those that a caller may only do so many of: it makes the
+// server sign, verify or store. Blobs only cost what they weigh.
+func counted(r *http.Request) bool {
+	if isRead(r) {
+		return false
+	}
+	return eventOf(r).route != routeRegistry || !isBlob(r.URL.Path)
+}
+
+// payer is whom a write is counted for: who it is, or where an anonymous one comes from.
+func (s *Server) payer(r *http.Request) string {
+	if subject := eventOf(r).subject; subject != access.Anonymous {
+		return subject
+	}
+	return "from " + access.Bucket(r.RemoteAddr)
 }
 
 // asCaller is the context to ask the registry for manifests in. Credentials that were meant for that
@@ -110,16 +130,44 @@ func (s *Server) mayRegistry(r *http.Request) error {
 	if isRead(r) || r.Method == http.MethodOptions {
 		action = access.Pull
 	}
+	if err := api.CheckRepository(repository); err != nil {
+		return err
+	}
 	if err := s.may(r, action, s.c.Hosts[0], repository); err != nil {
 		return err
 	}
-	// A mount copies another repository's blob without sending it: that is to pull it.
-	for _, from := range r.URL.Query()["from"] {
-		if err := s.may(r, access.Pull, s.c.Hosts[0], from); err != nil {
+	return s.mayMount(r)
+}
+
+// mayMount takes a mount from a repository that the caller may not pull out of the request: to mount
+// copies a blob without sending it. The registry then asks for the blob, as when it lacks it. The
+// registry also looks for parameters in a form, which nothing here has read; curl says of every
+// body that it is one.
+func (s *Server) mayMount(r *http.Request) error {
+	if isBlob(r.URL.Path) && !isRead(r) {
+		r.Header.Set("Content-Type", "application/octet-stream")
+	}
+	query := r.URL.Query()
+	for _, from := range query["from"] {
+		err := s.may(r, access.Pull, s.c.Hosts[0], from)
+		if errors.Is(err, access.ErrForbidden) || errors.Is(err, access.ErrUnauthorized) {
+			query.Del("from")
+			query.Del("mount")
+			r.URL.RawQuery = query.Encode()
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// isBlob tells paths of blobs and their uploads.
+func isBlob(path string) bool {
+	segments := strings.Split(path, "/")
+	n := len(segments)
+	return n > 2 && segments[n-2] == "blobs" || n > 3 && segments[n-3] == "blobs" && segments[n-2] == "uploads"
 }
 
 // repositoryOf reads the name out of a path of the distribution API, from the right: what is

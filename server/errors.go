@@ -107,6 +107,9 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	if eventOf(r).route == routeLookaside && isRead(r) && row.status == http.StatusBadRequest {
 		row.status = http.StatusNotFound
 	}
+	if eventOf(r).route == routeLookaside && row.status == http.StatusTooManyRequests {
+		row.status, row.code = http.StatusServiceUnavailable, api.CodeUnavailable
+	}
 	eventOf(r).err = err
 	h := w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/policy"
 	"github.com/countersign-dev/countersign/server"
+	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/server/admission"
 	"github.com/countersign-dev/countersign/server/registry"
 	"github.com/countersign-dev/countersign/server/signing"
@@ -34,6 +36,8 @@ type house struct {
 	signer   *signature.FileSigner // nil: nothing is signed
 	made     bool                  // the key was made just now
 	live     map[string]*admission.Live
+	files    []access.File // of access and TLS
+	tls      *tls.Config   // nil: none
 }
 
 // A keptStore is open until it is closed.
@@ -56,7 +60,7 @@ func open(ctx context.Context, s settings, log *slog.Logger) (_ *house, err erro
 	if err := h.openStore(s); err != nil {
 		return nil, err
 	}
-	h.signer, h.made, err = keyIn(s.Data).open(ctx, h.store, time.Now)
+	h.signer, h.made, err = keyIn(s.Data).open(ctx, h.store, s.controlled(), time.Now)
 	if err != nil {
 		return nil, err
 	}
@@ -108,9 +112,14 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
+	who, err := h.openAccess(s, beside.access)
+	if err != nil {
+		return err
+	}
 	h.watch(ctx, metrics)
 	h.server, err = server.New(server.Config{
-		Hosts: s.Hosts, Registry: beside.Registry, Access: beside.access, Store: h.store, Door: door, Signing: rules, Limits: s.Limits, Profiles: profiles,
+		Hosts: s.Hosts, Registry: beside.Registry, Access: who.access, Own: who.own, Writes: who.writes,
+		ServePrivate: s.Lookaside.Private == "serve", Store: h.store, Door: door, Signing: rules, Limits: s.Limits, Profiles: profiles,
 		DropForeign: s.Admission.Foreign == "drop", Advertise: s.Advertise, Profiling: s.Profiling,
 		Log: h.log, Metrics: metrics, Clock: time.Now,
 	})
@@ -176,6 +185,17 @@ func (h *house) watch(ctx context.Context, metrics prometheus.Registerer) {
 			return 1
 		}))
 	}
+	for _, file := range h.files {
+		metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "countersign_file_current", Help: "1 while files of access or TLS read; 0 while they do not, and what they said before is in force.",
+			ConstLabels: prometheus.Labels{"file": file.Name},
+		}, func() float64 {
+			if file.Err() != nil {
+				return 0
+			}
+			return 1
+		}))
+	}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	go func() {
@@ -185,6 +205,9 @@ func (h *house) watch(ctx context.Context, metrics prometheus.Registerer) {
 			case <-hangup:
 				for _, live := range h.live {
 					live.Reload()
+				}
+				for _, file := range h.files {
+					file.Reload()
 				}
 			case <-ctx.Done():
 				return

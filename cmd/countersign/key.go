@@ -18,6 +18,9 @@ import (
 // knows how little it says (design.md, 6).
 const keyMark = "countersign (made without access control)"
 
+// keyName is that of one that was made or adopted where access is controlled.
+const keyName = "countersign"
+
 // keyBits is the size of a key that is made here.
 const keyBits = 3072
 
@@ -31,14 +34,21 @@ func keyIn(data string) keyFile {
 // open returns the signer of the key, which is made at the first start. It is nil where
 // signatures exist without their key: a new one would leave nodes with signatures by a key that
 // is gone, and nobody had noticed.
-func (k keyFile) open(ctx context.Context, signatures store.Store, clock func() time.Time) (s *signature.FileSigner, made bool, err error) {
+//
+// Made where access is not controlled it carries the mark, and is refused where it is controlled
+// until somebody has adopted it.
+func (k keyFile) open(ctx context.Context, signatures store.Store, controlled bool, clock func() time.Time) (s *signature.FileSigner, made bool, err error) {
 	private, err := k.read()
 	if errors.Is(err, fs.ErrNotExist) {
 		there, _, err := signatures.List(ctx, store.Filter{Kind: store.Signatures}, "", 1)
 		if err != nil || len(there) > 0 {
 			return nil, false, err
 		}
-		if err := k.generate(clock()); err != nil {
+		userID := keyMark
+		if controlled {
+			userID = keyName
+		}
+		if err := k.generate(userID, clock()); err != nil {
 			return nil, false, err
 		}
 		made = true
@@ -52,6 +62,10 @@ func (k keyFile) open(ctx context.Context, signatures store.Store, clock func() 
 	s, err = signature.NewFileSigner(private, nil, clock)
 	if err != nil {
 		return nil, false, fmt.Errorf("%s: %w", k.private, err)
+	}
+	if controlled && s.Key().Keys()[0].UserID == keyMark {
+		return nil, false, fmt.Errorf("the key in %s was made where everybody could have it sign, and access is controlled now\n"+
+			"hint: to stand for what it signed so far: countersign keys adopt -data %s; else move it away, for a new one", k.private, filepath.Dir(filepath.Dir(k.private)))
 	}
 	return s, made, k.publish(s.Key().Armored())
 }
@@ -81,8 +95,8 @@ func checkPrivate(file string) error {
 
 // generate makes the key and links it into place whole: of two processes that start together
 // one key wins, and both use that.
-func (k keyFile) generate(now time.Time) error {
-	private, _, err := signature.Generate(keyMark, keyBits, now)
+func (k keyFile) generate(userID string, now time.Time) error {
+	private, _, err := signature.Generate(userID, keyBits, now)
 	if err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ key and its fingerprint stay the same, and so do its signatures.`
 func adopt(_ context.Context, t terminal, args []string) error {
 	flags := newFlags("keys adopt", adoptText)
 	data := flags.String("data", defaults().Data, "the server's `directory`")
-	name := flags.String("user-id", "countersign", "the key's new `name`, as OpenPGP writes it: Name <address>")
+	name := flags.String("user-id", keyName, "the key's new `name`, as OpenPGP writes it: Name <address>")
 	if err := parse(t, flags, args); err != nil {
 		return err
 	}

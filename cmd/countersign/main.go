@@ -45,6 +45,7 @@ func commands() []command {
 		{"import", "bring in what a lookaside has, through the door", importLookaside},
 		{"export", "write what is served as a tree of files", export},
 		{"keys", "adopt the server's own key", keys},
+		{"token", "make a token that callers log in with", makeToken},
 		{"version", "say which version this is", version},
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -40,7 +41,10 @@ func serve(ctx context.Context, t terminal, args []string) error {
 		return err
 	}
 	defer h.close()
-	h.log.Info("listening", "address", main.Addr().String(), "debug", debug.Addr().String(), "hosts", s.Hosts)
+	if h.tls != nil {
+		main = tls.NewListener(main, h.tls)
+	}
+	h.log.Info("listening", "address", main.Addr().String(), "debug", debug.Addr().String(), "tls", h.tls != nil, "hosts", s.Hosts)
 	if isTerminal(t.stdout) {
 		h.welcome(t.stdout, s)
 	}

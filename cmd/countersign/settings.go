@@ -15,6 +15,7 @@ import (
 	"github.com/distribution/reference"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/server/signing"
 	"github.com/countersign-dev/countersign/signature"
 	"github.com/countersign-dev/countersign/store"
@@ -33,9 +34,17 @@ type settings struct {
 	Admission   admissionBy       `yaml:"admission"`
 	Nodes       map[string]string `yaml:"nodes"`  // policy files of nodes, by profile
 	Limits      store.Limits      `yaml:"limits"` // of one image
+	TLS         access.TLS        `yaml:"tls"`
+	Access      *access.Settings  `yaml:"access"` // nil: the registry's own answer, or everybody may do everything
+	Lookaside   lookasideBy       `yaml:"lookaside"`
 
 	SignOn    []signing.Trigger `yaml:"-"`
 	Profiling bool              `yaml:"-"`
+	NoAccess  bool              `yaml:"-"` // everybody may do everything, on any address
+}
+
+type lookasideBy struct {
+	Private string `yaml:"private"` // hide or serve: what not everybody may pull
 }
 
 type registryAt struct {
@@ -63,6 +72,7 @@ func defaults() settings {
 	return settings{
 		Data: "countersign-data", Listen: "127.0.0.1:5000", DebugListen: "127.0.0.1:5080",
 		Advertise: true, Limits: store.DefaultLimits(),
+		Lookaside: lookasideBy{Private: "hide"},
 		Admission: admissionBy{Clients: signature.AllClients, Foreign: "refuse"},
 		SignOn:    []signing.Trigger{signing.OnPush, signing.OnUpload},
 	}
@@ -104,6 +114,10 @@ func (s *settings) parse(t terminal, args []string) (file string, err error) {
 	})
 	flags.StringVar(&s.Registry.URL, "registry", s.Registry.URL, "`URL` of a registry to stand beside, as http://127.0.0.1:5010 (default: an embedded one)")
 	flags.Func("sign-on", "sign on `push,upload`, on one of them, or none (default push,upload)", s.parseSignOn)
+	flags.StringVar(&s.TLS.Certificate, "tls-certificate", s.TLS.Certificate, "PEM `file` of the server's certificate and its chain; it is followed")
+	flags.StringVar(&s.TLS.Key, "tls-key", s.TLS.Key, "PEM `file` of its private key")
+	flags.StringVar(&s.TLS.ClientCA, "tls-client-ca", s.TLS.ClientCA, "PEM `file` of the authorities that vouch for client certificates")
+	flags.BoolVar(&s.NoAccess, "insecure-no-access", false, "let everybody who reaches the server push, have it sign, and withdraw, on any address")
 	flags.BoolVar(&s.Profiling, "pprof", false, "serve /debug/pprof on the debug address")
 	return file, parse(t, flags, args)
 }
@@ -154,6 +168,10 @@ func (s *settings) place() {
 
 func (s *settings) check() error {
 	switch {
+	case s.NoAccess && s.controlled():
+		return errors.New("-insecure-no-access says that everybody may do everything, and access or registry.url ask who may: leave one out")
+	case s.Lookaside.Private != "hide" && s.Lookaside.Private != "serve":
+		return fmt.Errorf("lookaside.private is %q; it can be hide or serve", s.Lookaside.Private)
 	case s.Admission.Policy != "" && s.Admission.Trusted != "":
 		return errors.New("admission.policy and admission.trusted both say who may upload: leave one out")
 	case s.Admission.Clients != signature.AllClients && s.Admission.Clients != signature.RecentClients:
@@ -166,7 +184,7 @@ func (s *settings) check() error {
 			return fmt.Errorf("nodes: %q cannot be a profile's name: letters, digits, . _ and - are wanted", profile)
 		}
 	}
-	return errors.Join(s.checkLimits(), s.checkHosts(), s.Registry.check(), s.checkAddresses())
+	return errors.Join(s.checkLimits(), s.checkHosts(), s.Registry.check(), s.TLS.Check(), s.checkAddresses())
 }
 
 // profileName keeps what ends up in URLs, logs and metrics plain.
@@ -201,6 +219,9 @@ func (s *settings) checkHosts() error {
 	return nil
 }
 
+// controlled tells whether anybody is asked who may do what.
+func (s *settings) controlled() bool { return s.Access != nil || s.Registry.URL != "" }
+
 func (s *settings) checkAddresses() error {
 	main, err := net.ResolveTCPAddr("tcp", s.Listen)
 	if err != nil {
@@ -213,9 +234,11 @@ func (s *settings) checkAddresses() error {
 	switch {
 	case main.Port != 0 && main.Port == debug.Port:
 		return fmt.Errorf("listen and debugListen both have port %d: give each its own", main.Port)
-	case !main.IP.IsLoopback() && s.Registry.URL == "":
-		return fmt.Errorf("%s can be reached from other machines, and nothing says yet who may push and sign there\n"+
-			"hint: listen on 127.0.0.1, behind something that asks who comes, and name it with -host", s.Listen)
+	case !main.IP.IsLoopback() && !s.controlled() && !s.NoAccess:
+		return fmt.Errorf("%s can be reached from other machines, and nothing says who may push and sign there\n"+
+			"hint: say so under access in the settings file, or listen on 127.0.0.1", s.Listen)
+	case !main.IP.IsLoopback() && len(s.Hosts) == 0:
+		return errors.New("hosts is empty: say what nodes call this registry, with -host or in the settings file; signatures name it")
 	case s.Profiling && !debug.IP.IsLoopback():
 		return fmt.Errorf("-pprof shows what is in memory, and %s can be reached from other machines\nhint: -debug-listen 127.0.0.1:5080", s.DebugListen)
 	}

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"time"
+
+	"github.com/countersign-dev/countersign/server/access"
+)
+
+// A gate is who may do what: who may pull and push, everything else, and how much of it.
+type gate struct {
+	access, own access.Access // both nil: everybody may do everything
+	writes      *access.Limiter
+}
+
+// openAccess opens our own settings, and TLS. Where the registry answers who may pull and push there,
+// it goes on to: our own settings say the rest.
+func (h *house) openAccess(s settings, registrys access.Access) (gate, error) {
+	g := gate{access: registrys}
+	if s.TLS.Certificate != "" {
+		config, file, err := s.TLS.Listen(time.Now, h.log)
+		if err != nil {
+			return gate{}, err
+		}
+		h.tls, h.files = config, append(h.files, file)
+	}
+	var rate access.Rate
+	if s.Access != nil {
+		own, err := access.Open(*s.Access, access.Options{Clock: time.Now, Log: h.log, Hosts: s.Hosts})
+		if err != nil {
+			return gate{}, err
+		}
+		h.files, rate = append(h.files, own.Files()...), s.Access.Writes
+		if g.own = own; g.access == nil {
+			g.access = own
+		}
+	}
+	if s.NoAccess {
+		h.log.Warn("-insecure-no-access: everybody who reaches this server may push images, have them signed, and withdraw signatures", "listen", s.Listen)
+	}
+	g.writes = access.NewLimiter("writes", rate, time.Now)
+	return g, nil
+}
