@@ -28,6 +28,8 @@ const (
 type Remote struct {
 	base   *url.URL
 	client *http.Client
+	most   int           // files of an image
+	time   time.Duration // for all of one
 }
 
 // NewRemote returns the lookaside below a base URL, http or https. Its query and user are sent
@@ -42,7 +44,7 @@ func NewRemote(base string) (*Remote, error) {
 	case u.Host == "":
 		return nil, errors.New("it names no host")
 	}
-	r := &Remote{base: u}
+	r := &Remote{base: u, most: MaxIndex, time: imageTime}
 	transport := &http.Transport{
 		Proxy: http.ProxyFromEnvironment, DialContext: r.dialer(), ForceAttemptHTTP2: true,
 		MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: requestTime,
@@ -53,8 +55,12 @@ func NewRemote(base string) (*Remote, error) {
 	return r, nil
 }
 
-// String is the URL without a password.
-func (r *Remote) String() string { return r.base.Redacted() }
+// String is the URL without a password, and without its query, which may be as good as one.
+func (r *Remote) String() string {
+	u := *r.base
+	u.RawQuery, u.Fragment = "", ""
+	return u.Redacted()
+}
 
 // dialer reaches what a person named, and a proxy that the environment names; what only a redirect
 // named must be a public address. It looks at the address that is connected to, whatever names say.
@@ -84,24 +90,6 @@ func authority(u *url.URL) string {
 	return net.JoinHostPort(u.Hostname(), port)
 }
 
-func checkPublic(address string) error {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return err
-	}
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return err
-	}
-	if ip = ip.Unmap(); !ip.IsGlobalUnicast() || ip.IsPrivate() || shared.Contains(ip) {
-		return fmt.Errorf("%w: a redirect to %s, which is no public address", ErrElsewhere, ip)
-	}
-	return nil
-}
-
-// shared is what carriers use, and clouds for services of a machine (RFC 6598).
-var shared = netip.MustParsePrefix("100.64.0.0/10")
-
 // redirect follows few, never to another protocol or from https to http, and to an IP address that
 // is not public only where the base is there: a proxy would dial it.
 func (r *Remote) redirect(next *http.Request, via []*http.Request) error {
@@ -126,11 +114,11 @@ func (r *Remote) redirect(next *http.Request, via []*http.Request) error {
 
 // Fetch returns what the lookaside has of an image: signature-1, signature-2 and so on, until there
 // is none (404). A file that is too large has an error of its own. Errors: ErrEndless after MaxIndex
-// files, ErrStatus, ErrElsewhere, ErrAway; what came before one is returned with it.
+// files (MaxGuarded of a guarded one), ErrStatus, ErrElsewhere, ErrAway; what came before one is returned with it.
 func (r *Remote) Fetch(ctx context.Context, image api.Image) (found []Found, err error) {
-	within, cancel := context.WithTimeout(ctx, imageTime)
+	within, cancel := context.WithTimeout(ctx, r.time)
 	defer cancel()
-	for index := 1; index <= MaxIndex; index++ {
+	for index := 1; index <= r.most; index++ {
 		content, err := r.get(within, image, index)
 		switch {
 		case errors.Is(err, errNone):
@@ -142,6 +130,9 @@ func (r *Remote) Fetch(ctx context.Context, image api.Image) (found []Found, err
 		default:
 			found = append(found, Found{Index: index, Content: content})
 		}
+	}
+	if r.most < MaxIndex {
+		return found, fmt.Errorf("%w: of %s no more than %d files are read", ErrEndless, image, r.most)
 	}
 	if _, err := r.get(within, image, MaxIndex+1); errors.Is(err, errNone) {
 		return found, nil
