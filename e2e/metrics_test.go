@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"slices"
 	"strconv"
@@ -115,8 +116,7 @@ func TestMetrics(t *testing.T) {
 		other.upload(t, "ns/app", i.digest(), sign(t, person, reference, i.digest())).want(t, 201)
 	}
 	other.wantSigned(t, "ns/app", i.digest(), "alice "+reference, "server "+reference)
-	beside := start(t, "-registry", "http://"+s.address)
-	beside.as("Bearer x").do(t, "PUT", extension("ns/app", i.digest()), "").want(t, 400)
+	beside := besideWithLookasides(t, s)
 
 	all, names := s.scrape(t)
 	rows := documentedMetrics(t)
@@ -172,6 +172,26 @@ func checkDocumented(t *testing.T, all samples, names []string, name string, row
 			t.Errorf("%s{%s} is zero after everything has happened", name, label)
 		}
 	}
+}
+
+// besideWithLookasides does once whatever is counted beside a registry and of lookasides.
+func besideWithLookasides(t *testing.T, registry *server) *server {
+	t.Helper()
+	i := newImage("metrics of a lookaside")
+	first := fmt.Sprintf("/ns/app@%s/signature-1", strings.Replace(i.digest(), ":", "=", 1))
+	second := strings.TrimSuffix(first, "1") + "2"
+	signature := string(sign(t, "alice", "registry.example.test/ns/app:v1", i.digest()))
+	lookaside := func(path, files string) string {
+		return fmt.Sprintf("{host: registry.example.test, url: '%s%s', private: true}", files, path)
+	}
+	good := oldLookaside(t, map[string]string{first: signature, second: string(sign(t, "bob", "registry.example.test/ns/app:v1", i.digest()))})
+	broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }))
+	t.Cleanup(broken.Close)
+	s := trusting(t, "-registry", "http://"+registry.address, "-config", config(t, "hosts: [registry.example.test]\nlookasides:\n- "+
+		strings.Join([]string{lookaside("", good), lookaside("/", good), lookaside("", broken.URL), lookaside("", "http://127.0.0.1:1")}, "\n- ")+"\n"))
+	s.get(t, extension("ns/app", i.digest())).want(t, 200)
+	s.as("Bearer x").do(t, "PUT", extension("ns/app", i.digest()), "").want(t, 400)
+	return s
 }
 
 // live does once whatever is counted.

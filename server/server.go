@@ -16,6 +16,7 @@ import (
 	"github.com/countersign-dev/countersign/policy"
 	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/server/admission"
+	"github.com/countersign-dev/countersign/server/readthrough"
 	"github.com/countersign-dev/countersign/server/registry"
 	"github.com/countersign-dev/countersign/server/signing"
 	"github.com/countersign-dev/countersign/store"
@@ -29,6 +30,8 @@ type Config struct {
 	Door     *admission.Door
 	Signing  *signing.Signing
 	Limits   store.Limits // of one image, as the store has them: a dry run asks what it would say
+	// Lookasides are asked for what they have of an image before its signatures are read. nil: none.
+	Lookasides *readthrough.Lookasides
 	// Access says who may pull and push here, Own everything else, and who may push signatures for
 	// other hosts. They are the same where the registry is ours. Both nil: everybody may do all.
 	Access, Own access.Access

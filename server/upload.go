@@ -93,9 +93,12 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, image api.Image,
 	writeError(w, r, err)
 }
 
-// get reads what an image has, and tries for so long while the store is away: clients retry
-// little or not at all.
+// get reads what an image has, after lookasides had their say, and tries for so long while the store
+// is away: clients retry little or not at all.
 func (s *Server) get(r *http.Request, image api.Image, patience time.Duration) (store.Set, error) {
+	if s.c.Lookasides != nil {
+		s.c.Lookasides.Import(r.Context(), image)
+	}
 	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {

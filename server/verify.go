@@ -194,6 +194,9 @@ func (s *Server) judge(ctx context.Context, p *policy.Policy, named reference.Na
 	if err != nil {
 		return m, err
 	}
+	if s.c.Lookasides != nil {
+		s.c.Lookasides.Import(ctx, image)
+	}
 	set, err := s.c.Store.Get(ctx, image)
 	if err != nil {
 		return m, err

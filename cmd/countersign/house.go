@@ -116,10 +116,14 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
+	lookasides, err := h.lookasides(s, door, metrics)
+	if err != nil {
+		return err
+	}
 	h.watch(ctx, metrics)
 	h.server, err = server.New(server.Config{
 		Hosts: s.Hosts, Registry: beside.Registry, Access: who.access, Own: who.own, Writes: who.writes,
-		ServePrivate: s.Lookaside.Private == "serve", Store: h.store, Door: door, Signing: rules, Limits: s.Limits, Profiles: profiles,
+		ServePrivate: s.Lookaside.Private == "serve", Lookasides: lookasides, Store: h.store, Door: door, Signing: rules, Limits: s.Limits, Profiles: profiles,
 		DropForeign: s.Admission.Foreign == "drop", Advertise: s.Advertise, Profiling: s.Profiling,
 		Log: h.log, Metrics: metrics, Clock: time.Now,
 	})

@@ -32,6 +32,7 @@ type settings struct {
 	Registry    registryAt        `yaml:"registry"`
 	Store       storeAt           `yaml:"store"`
 	Admission   admissionBy       `yaml:"admission"`
+	Lookasides  []lookasideAt     `yaml:"lookasides"`
 	Nodes       map[string]string `yaml:"nodes"`  // policy files of nodes, by profile
 	Limits      store.Limits      `yaml:"limits"` // of one image
 	TLS         access.TLS        `yaml:"tls"`
@@ -184,7 +185,7 @@ func (s *settings) check() error {
 			return fmt.Errorf("nodes: %q cannot be a profile's name: letters, digits, . _ and - are wanted", profile)
 		}
 	}
-	return errors.Join(s.checkLimits(), s.checkHosts(), s.Registry.check(), s.TLS.Check(), s.checkAddresses())
+	return errors.Join(s.checkLimits(), s.checkHosts(), s.checkLookasides(), s.Registry.check(), s.TLS.Check(), s.checkAddresses())
 }
 
 // profileName keeps what ends up in URLs, logs and metrics plain.
@@ -208,8 +209,7 @@ func (s *settings) checkLimits() error {
 
 func (s *settings) checkHosts() error {
 	for i, host := range s.Hosts {
-		named, err := reference.ParseNormalizedNamed(host + "/image")
-		if err != nil || reference.Domain(named) != host {
+		if !isHost(host) {
 			return fmt.Errorf("hosts: clients do not read %q as a registry's host[:port]", host)
 		}
 		if slices.Contains(s.Hosts[:i], host) {
@@ -221,6 +221,12 @@ func (s *settings) checkHosts() error {
 
 // controlled tells whether anybody is asked who may do what.
 func (s *settings) controlled() bool { return s.Access != nil || s.Registry.URL != "" }
+
+// isHost reports whether clients read a name as a registry's.
+func isHost(host string) bool {
+	named, err := reference.ParseNormalizedNamed(host + "/image")
+	return err == nil && reference.Domain(named) == host
+}
 
 func (s *settings) checkAddresses() error {
 	main, err := net.ResolveTCPAddr("tcp", s.Listen)
