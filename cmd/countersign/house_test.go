@@ -20,6 +20,7 @@ const module = "github.com/countersign-dev/countersign"
 var mayKnow = map[string][]string{
 	"api":                {},
 	"signature":          {},
+	"signature/signer":   {"signature"},
 	"lookaside":          {"signature", "api"},
 	"policy":             {"signature", "api"},
 	"store":              {"api"},
@@ -32,7 +33,7 @@ var mayKnow = map[string][]string{
 	"server/signing":     {"server/admission", "server/registry", "signature", "store", "api"},
 	"server/readthrough": {"server/admission", "lookaside", "signature", "store", "api"},
 	"server":             {"server/readthrough", "server/access", "server/admission", "server/registry", "server/signing", "lookaside", "policy", "signature", "store", "api"},
-	"cmd/countersign":    {"server", "server/readthrough", "server/access", "server/admission", "server/registry", "server/signing", "lookaside", "policy", "signature", "store", "store/disk", "api"},
+	"cmd/countersign":    {"server", "server/readthrough", "server/access", "server/admission", "server/registry", "server/signing", "lookaside", "policy", "signature", "signature/signer", "store", "store/disk", "api"},
 	"e2e":                {}, // it knows the binary only
 	"e2e/distribution":   {},
 }

@@ -1,0 +1,98 @@
+// Package signer has the signers whose private key is not in this process, and what serves a key to
+// such a process: a protocol over a unix socket (doc/signer.md), and gpg. Contain bounds any signer,
+// and believes nothing that it returns.
+package signer
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/countersign-dev/countersign/signature"
+)
+
+// An Outcome is what became of one request to a signer.
+type Outcome string
+
+const (
+	Signed   Outcome = "signed"
+	Failed   Outcome = "failed"   // it said no, or could not be reached
+	Late     Outcome = "late"     // it said nothing in time
+	Rejected Outcome = "rejected" // what it returned is not what was asked for
+)
+
+// Outcomes returns all there are.
+func Outcomes() []Outcome { return []Outcome{Signed, Failed, Late, Rejected} }
+
+// A Contained is a signer that nobody depends on: it is asked for a bounded time, only while its
+// key is good, and what it returns is verified.
+type Contained struct {
+	signature.Signer
+	patience time.Duration
+	clock    func() time.Time
+	observe  func(Outcome, time.Duration)
+}
+
+// Contain bounds each request to a signer by patience. observe is told what became of each that the
+// caller has not given up.
+func Contain(s signature.Signer, patience time.Duration, clock func() time.Time, observe func(Outcome, time.Duration)) *Contained {
+	return &Contained{s, patience, clock, observe}
+}
+
+// Sign returns a signature that verifies with the key and claims exactly what was asked for. Its
+// errors wrap signature.ErrSigner, or the context's own when the caller has given up.
+func (c *Contained) Sign(ctx context.Context, claim signature.Claim) ([]byte, error) {
+	if err := c.Key().MaySign(c.clock()); err != nil {
+		c.observe(Failed, 0)
+		return nil, fmt.Errorf("%w: %v", signature.ErrSigner, err)
+	}
+	within, cancel := context.WithTimeout(ctx, c.patience)
+	defer cancel()
+	began := time.Now()
+	content, err := c.Signer.Sign(within, claim)
+	took := time.Since(began)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil && within.Err() != nil:
+		c.observe(Late, took)
+		return nil, c.wrong("its signer did not answer within %v", c.patience)
+	case err != nil:
+		c.observe(Failed, took)
+		return nil, c.wrong("%v", err)
+	}
+	if err := c.judge(content, claim); err != nil {
+		c.observe(Rejected, took)
+		return nil, c.wrong("what its signer returned is not used: %v", err)
+	}
+	c.observe(Signed, took)
+	return content, nil
+}
+
+func (c *Contained) wrong(format string, args ...any) error {
+	return fmt.Errorf("%w: key %s: %s", signature.ErrSigner, fingerprint(c.Key()), fmt.Sprintf(format, args...))
+}
+
+// judge believes nothing: the signature must be by this key, and of this claim.
+func (c *Contained) judge(content []byte, asked signature.Claim) error {
+	message, err := signature.Parse(content)
+	if err != nil {
+		return err
+	}
+	got, err := c.Key().Verify(message, c.clock())
+	if err != nil {
+		return err
+	}
+	if got.Claim.Digest != asked.Digest || got.Claim.Reference != asked.Reference {
+		return fmt.Errorf("it claims that %s is %.200q, and %s as %q was asked for", got.Claim.Digest, got.Claim.Reference, asked.Digest, asked.Reference)
+	}
+	return nil
+}
+
+// fingerprint is of the one key of a signer.
+func fingerprint(key *signature.Keyring) string {
+	if keys := key.Keys(); len(keys) > 0 {
+		return keys[0].Fingerprint
+	}
+	return ""
+}

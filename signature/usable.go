@@ -1,0 +1,29 @@
+package signature
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"time"
+
+	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
+)
+
+// ErrSigner: one of the server's keys cannot sign now. What is wrong is in the message, which is
+// for whoever runs the server.
+var ErrSigner = errors.New("the key cannot sign now")
+
+// MaySign says why one of the keys may not sign at this time: it is expired, revoked, from the
+// future, or its primary key is not for signing. Nil: all of them may.
+func (r *Keyring) MaySign(now time.Time) error {
+	entities, err := openpgp.ReadKeyRing(bytes.NewReader(r.Binary())) // its own: go-crypto writes into them
+	if err != nil {
+		return err
+	}
+	for _, e := range entities {
+		if _, err := usable(e, now); err != nil {
+			return fmt.Errorf("key %X: %w", e.PrimaryKey.Fingerprint, err)
+		}
+	}
+	return nil
+}
