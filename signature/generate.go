@@ -52,12 +52,26 @@ func Rename(private []byte, userID string, now time.Time) (renamed, public []byt
 }
 
 // certify makes the user id the only one of a key, which ends after lifetime seconds, if not nil.
-// It is dated as the key is: from an earlier signature clients in Go would otherwise look for a
-// user id of that time, find none, and reject it.
 func certify(e *openpgp.Entity, userID string, lifetime *uint32) (private, public []byte, err error) {
-	userID, err = checkUserID(userID)
+	if err := selfSign(e, userID, lifetime); err != nil {
+		return nil, nil, err
+	}
+	private, err = armored(openpgp.PrivateKeyType, func(w io.Writer) error {
+		return e.SerializePrivateWithoutSigning(w, signing(e.PrimaryKey.CreationTime))
+	})
 	if err != nil {
 		return nil, nil, err
+	}
+	public, err = armored(openpgp.PublicKeyType, e.Serialize)
+	return private, public, err
+}
+
+// selfSign has a key sign its only user id. That is dated as the key is: from an earlier signature
+// clients in Go would otherwise look for a user id of that time, find none, and reject it.
+func selfSign(e *openpgp.Entity, userID string, lifetime *uint32) error {
+	userID, err := checkUserID(userID)
+	if err != nil {
+		return err
 	}
 	primary := e.PrivateKey
 	isPrimary := true
@@ -68,18 +82,13 @@ func certify(e *openpgp.Entity, userID string, lifetime *uint32) (private, publi
 		IsPrimaryId: &isPrimary, FlagsValid: true, FlagCertify: true, FlagSign: true, KeyLifetimeSecs: lifetime,
 	}
 	if err := self.SignUserId(userID, &primary.PublicKey, primary, signing(primary.CreationTime)); err != nil {
-		return nil, nil, err
+		return err
 	}
 	e.Identities = map[string]*openpgp.Identity{userID: {
 		Primary: e, Name: userID, UserId: &pgppacket.UserId{Id: userID},
 		SelfCertifications: []*pgppacket.VerifiableSignature{pgppacket.NewVerifiableSig(self)},
 	}}
-	private, err = armored(openpgp.PrivateKeyType, func(w io.Writer) error { return e.SerializePrivateWithoutSigning(w, signing(primary.CreationTime)) })
-	if err != nil {
-		return nil, nil, err
-	}
-	public, err = armored(openpgp.PublicKeyType, e.Serialize)
-	return private, public, err
+	return nil
 }
 
 // checkUserID returns a user id without the space around it. Many programs show user ids, so it has
