@@ -21,6 +21,7 @@ test:
 	$(call timed,lint,$(MAKE) --no-print-directory lint)
 	$(call timed,packages,$(GO_TEST) $$(go list ./... | grep -v /e2e))
 	$(call timed,end to end,$(GO_TEST) -parallel 4 ./e2e/...)
+	$(call timed,pkcs11,cd cmd/countersign-signer-pkcs11 && go test ./...)
 	$(call timed,differential,cd e2e/differential && go test -tags containers_image_openpgp ./...)
 
 # The counts that the tests run a tenth of, in full.
@@ -28,6 +29,7 @@ soak: export COUNTERSIGN_SOAK = 1
 soak:
 	e2e/install
 	$(GO_TEST) -timeout 4h -count 1 ./...
+	cd cmd/countersign-signer-pkcs11 && go test -count 1 ./...
 	cd e2e/differential && go test -timeout 4h -tags containers_image_openpgp -count 1 ./...
 
 lint:

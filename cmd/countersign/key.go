@@ -38,6 +38,9 @@ func keyIn(data string) keyFile {
 // Made where access is not controlled it carries the mark, and is refused where it is controlled
 // until somebody has adopted it.
 func (k keyFile) open(ctx context.Context, signatures store.Store, controlled bool, clock func() time.Time) (s *signature.FileSigner, made bool, err error) {
+	if err := keepSecret(); err != nil {
+		return nil, false, err
+	}
 	private, err := k.read()
 	if errors.Is(err, fs.ErrNotExist) {
 		there, _, err := signatures.List(ctx, store.Filter{Kind: store.Signatures}, "", 1)

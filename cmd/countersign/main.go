@@ -46,6 +46,7 @@ func commands() []command {
 		{"export", "write what is served as a tree of files", export},
 		{"keys", "adopt the server's own key", keys},
 		{"token", "make a token that callers log in with", makeToken},
+		{"signer", "sign with a key file for a server that shall not have it", serveSigner},
 		{"version", "say which version this is", version},
 	}
 }

@@ -7,8 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -102,4 +105,52 @@ func (l *listener) Close() error {
 		}
 	}
 	return err
+}
+
+// ParsePlace reads a place from a command line: users, by name or number, with commas between, and a
+// group, by name or number; either may be empty.
+func ParsePlace(path, users, group string) (Place, error) {
+	p := Place{Path: path, Group: -1}
+	if path == "" {
+		return p, errors.New("-socket is missing: where to listen, as /run/countersign-signer/release.sock")
+	}
+	for name := range strings.SplitSeq(users, ",") {
+		if name == "" {
+			continue
+		}
+		id, err := number(name, func(name string) (string, error) {
+			u, err := user.Lookup(name)
+			if err != nil {
+				return "", err
+			}
+			return u.Uid, nil
+		})
+		if err != nil {
+			return p, err
+		}
+		p.Users = append(p.Users, id)
+	}
+	if group == "" {
+		return p, nil
+	}
+	var err error
+	p.Group, err = number(group, func(name string) (string, error) {
+		g, err := user.LookupGroup(name)
+		if err != nil {
+			return "", err
+		}
+		return g.Gid, nil
+	})
+	return p, err
+}
+
+func number(name string, lookup func(string) (string, error)) (int, error) {
+	if n, err := strconv.Atoi(name); err == nil && n >= 0 {
+		return n, nil
+	}
+	found, err := lookup(name)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(found)
 }

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/countersign-dev/countersign/signature"
+	"github.com/countersign-dev/countersign/signature/signer"
+)
+
+const signerText = `Sign with a key file for other processes, over a unix socket: run it as a user of its own, so that
+nobody who gets into the server gets the key. The server names the socket and the public key:
+
+  signing:
+    keys:
+      release: {socket: /run/countersign-signer/release.sock, public: /etc/countersign/release.asc}
+
+Only claims are signed (doc/signer.md), only for -scope, and the log says which. The kernel tells
+who asks: root, this user, and those of -user.`
+
+// serveSigner is "countersign signer".
+func serveSigner(ctx context.Context, t terminal, args []string) error {
+	flags := newFlags("signer", signerText)
+	key := flags.String("key", "", "private key `FILE`, armored or binary")
+	passphrase := flags.String("passphrase-file", "", "`FILE` with the passphrase of the key, if it has one")
+	socket := flags.String("socket", "", "where to listen: a `PATH` in a directory that not everybody may write to")
+	users := flags.String("user", "", "`names` or numbers of users who may ask, with commas between")
+	group := flags.String("group", "", "`name` or number of the group that may connect; without it everybody may, and is asked who they are")
+	scope := flags.String("scope", "", "sign only for these, with commas between: `host`, host/namespace, host/namespace/name, that with :tag")
+	if err := parse(t, flags, args); err != nil {
+		return err
+	}
+	place, err := signer.ParsePlace(*socket, *users, *group)
+	if err != nil {
+		return usageError{err}
+	}
+	allowed, err := signer.ParseScope(*scope)
+	if err != nil {
+		return usageError{err}
+	}
+	if *key == "" {
+		return usageError{fmt.Errorf("-key is missing; countersign keys generate makes one")}
+	}
+	s, err := openKey(*key, *passphrase, time.Now)
+	if err != nil {
+		return err
+	}
+	log := logger(t.stderr)
+	listener, err := signer.Listen(place, log)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	log.Info("signing", "socket", place.Path, "key", s.Key().Keys()[0].Fingerprint, "scope", *scope)
+	return signer.NewServer(s, allowed.Allows, log).Serve(ctx, listener)
+}
+
+// openKey reads a key file, and its passphrase from another if there is one. The process is made
+// one that cannot be dumped first.
+func openKey(file, passphraseFile string, clock func() time.Time) (*signature.FileSigner, error) {
+	if err := keepSecret(); err != nil {
+		return nil, err
+	}
+	private, err := keyFile{private: file}.read()
+	if err != nil {
+		return nil, err
+	}
+	var passphrase []byte
+	if passphraseFile != "" {
+		if passphrase, err = (keyFile{private: passphraseFile}).read(); err != nil {
+			return nil, err
+		}
+	}
+	s, err := signature.NewFileSigner(private, bytes.TrimRight(passphrase, "\r\n"), clock)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return s, nil
+}
