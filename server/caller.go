@@ -51,7 +51,7 @@ func (s *Server) mayAt(r *http.Request, a access.Action, at access.Scope) error 
 		e.subject = subject
 	}
 	e.lent = err == nil && ours && decides == s.c.Access && s.c.Access != s.c.Own
-	if err == nil && a != access.Pull && counted(r) {
+	if err == nil && a != access.Pull && s.c.Writes != nil && counted(r) {
 		err = s.c.Writes.Take(s.payer(r))
 	}
 	return err
@@ -140,13 +140,9 @@ func (s *Server) mayRegistry(r *http.Request) error {
 }
 
 // mayMount takes a mount from a repository that the caller may not pull out of the request: to mount
-// copies a blob without sending it. The registry then asks for the blob, as when it lacks it. The
-// registry also looks for parameters in a form, which nothing here has read; curl says of every
-// body that it is one.
+// copies a blob without sending it. The registry then asks for the blob, as when it lacks it. It
+// looks for no parameters elsewhere: the embedded one takes no body for a form.
 func (s *Server) mayMount(r *http.Request) error {
-	if isBlob(r.URL.Path) && !isRead(r) {
-		r.Header.Set("Content-Type", "application/octet-stream")
-	}
 	query := r.URL.Query()
 	for _, from := range query["from"] {
 		err := s.may(r, access.Pull, s.c.Hosts[0], from)

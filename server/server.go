@@ -35,7 +35,7 @@ type Config struct {
 	// Access says who may pull and push here, Own everything else, and who may push signatures for
 	// other hosts. They are the same where the registry is ours. Both nil: everybody may do all.
 	Access, Own access.Access
-	// Writes bounds what one caller writes. It is only asked where there is an Access.
+	// Writes bounds what one caller writes, where somebody says who may; nil does not.
 	Writes *access.Limiter
 	// ServePrivate makes the lookaside serve repositories that not everybody may pull, too.
 	ServePrivate bool

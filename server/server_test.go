@@ -30,6 +30,12 @@ const digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7
 // newServer returns a server that signs nothing and trusts nobody, and its store.
 func newServer(t *testing.T) (*server.Server, *disk.Store) {
 	t.Helper()
+	return serverWith(t, func(*server.Config) {})
+}
+
+// serverWith returns one whose configuration is changed first.
+func serverWith(t *testing.T, change func(*server.Config)) (*server.Server, *disk.Store) {
+	t.Helper()
 	s, err := disk.Open(t.TempDir(), disk.Options{Limits: store.DefaultLimits(), Clock: time.Now})
 	if err != nil {
 		t.Fatal(err)
@@ -51,10 +57,12 @@ func newServer(t *testing.T) (*server.Server, *disk.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv, err := server.New(server.Config{
+	c := server.Config{
 		Hosts: []string{host}, Registry: r, Store: s, Door: door, Signing: rules, Advertise: true,
 		Log: slog.New(slog.DiscardHandler), Metrics: metrics, Clock: time.Now,
-	})
+	}
+	change(&c)
+	srv, err := server.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
