@@ -24,20 +24,90 @@ const minSignerBits = 3072
 // maxUserID bounds a user id, in bytes.
 const maxUserID = 1024
 
-// Generate makes an RSA key of at least 3072 bits that can sign and certify and has no subkey: the
-// only form that every client accepts (protocol.md 5.2). Both parts are armored; the private one is
-// not encrypted.
-func Generate(userID string, bits int, now time.Time) (private, public []byte, err error) {
-	if bits < minSignerBits {
-		return nil, nil, fmt.Errorf("a key of %d bits is too short; %d are the least", bits, minSignerBits)
-	}
-	key, err := rsa.GenerateKey(rand.Reader, bits)
+// An Algorithm is what a key is made for.
+type Algorithm string
+
+const (
+	RSA3072 Algorithm = "rsa3072" // every client reads what it signs
+	RSA4096 Algorithm = "rsa4096" // so it does, and to sign costs several times as much
+	P256    Algorithm = "p256"    // ECDSA: for recent clients
+	P384    Algorithm = "p384"
+	Ed25519 Algorithm = "ed25519" // EdDSA as gpg 2.2 writes it: for recent clients
+)
+
+// Algorithms returns all there are; the first is the one to choose.
+func Algorithms() []Algorithm { return []Algorithm{RSA3072, RSA4096, P256, P384, Ed25519} }
+
+// A Spec says what key to make.
+type Spec struct {
+	UserID     string // as OpenPGP writes it: Name <address>
+	Algorithm  Algorithm
+	Lifetime   time.Duration // 0: it never expires
+	Passphrase []byte        // empty: the private part is not encrypted
+}
+
+// Generate makes a key that can sign and certify and has no subkey, the only form that every client
+// accepts (protocol.md 5.2). Both parts are armored.
+func (s Spec) Generate(now time.Time) (private, public []byte, err error) {
+	e, err := s.entity(now.UTC().Truncate(time.Second)) // OpenPGP has whole seconds
 	if err != nil {
 		return nil, nil, err
 	}
-	created := now.UTC().Truncate(time.Second) // OpenPGP has whole seconds
-	primary := pgppacket.NewRSAPrivateKey(created, key)
-	return certify(&openpgp.Entity{PrimaryKey: &primary.PublicKey, PrivateKey: primary}, userID, nil)
+	var lifetime *uint32
+	if s.Lifetime != 0 {
+		if s.Lifetime < time.Second || s.Lifetime > maxLifetime {
+			return nil, nil, fmt.Errorf("a key cannot expire after %v", s.Lifetime)
+		}
+		seconds := uint32(s.Lifetime / time.Second)
+		lifetime = &seconds
+	}
+	if err := selfSign(e, s.UserID, lifetime); err != nil {
+		return nil, nil, err
+	}
+	if public, err = armored(openpgp.PublicKeyType, e.Serialize); err != nil {
+		return nil, nil, err
+	}
+	if len(s.Passphrase) > 0 {
+		if err := e.PrivateKey.Encrypt(s.Passphrase); err != nil {
+			return nil, nil, err
+		}
+	}
+	private, err = armored(openpgp.PrivateKeyType, func(w io.Writer) error { return e.SerializePrivateWithoutSigning(w, signing(now)) })
+	return private, public, err
+}
+
+// Generate makes an RSA key of 3072 or 4096 bits that never expires and is not encrypted.
+func Generate(userID string, bits int, now time.Time) (private, public []byte, err error) {
+	return Spec{UserID: userID, Algorithm: Algorithm(fmt.Sprintf("rsa%d", bits))}.Generate(now)
+}
+
+// maxLifetime is a hundred years; OpenPGP has four bytes for the seconds.
+const maxLifetime = 100 * 365 * 24 * time.Hour
+
+func (s Spec) entity(created time.Time) (*openpgp.Entity, error) {
+	config := signing(created)
+	switch s.Algorithm {
+	case RSA3072, RSA4096:
+		key, err := rsa.GenerateKey(rand.Reader, map[Algorithm]int{RSA3072: 3072, RSA4096: 4096}[s.Algorithm])
+		if err != nil {
+			return nil, err
+		}
+		primary := pgppacket.NewRSAPrivateKey(created, key)
+		return &openpgp.Entity{PrimaryKey: &primary.PublicKey, PrivateKey: primary}, nil
+	case P256:
+		config.Algorithm, config.Curve = pgppacket.PubKeyAlgoECDSA, pgppacket.CurveNistP256
+	case P384:
+		config.Algorithm, config.Curve = pgppacket.PubKeyAlgoECDSA, pgppacket.CurveNistP384
+	case Ed25519:
+		config.Algorithm, config.Curve = pgppacket.PubKeyAlgoEdDSA, pgppacket.Curve25519
+	default:
+		return nil, fmt.Errorf("there is no algorithm %q; there are %v", s.Algorithm, Algorithms())
+	}
+	e, err := openpgp.NewEntity("unused", "", "", config) // only its primary key is taken
+	if err != nil {
+		return nil, err
+	}
+	return &openpgp.Entity{PrimaryKey: e.PrimaryKey, PrivateKey: e.PrivateKey}, nil
 }
 
 // Rename gives a private key that is not encrypted another user id in place of those it has. Its

@@ -26,9 +26,9 @@ type FileSigner struct {
 }
 
 // NewFileSigner reads a file with one private key, armored or binary; passphrase is for one that
-// is encrypted, without the line end that its file may have. It refuses what not every client
-// would accept the signatures of: a primary key other than RSA of 3072 bits or more, that may
-// sign and is neither expired nor revoked.
+// is encrypted, without the line end that its file may have. It wants a primary key, RSA of 3072 bits
+// or more, ECDSA or Ed25519, that may sign and is neither expired nor revoked. Which clients read
+// what it signs Keyring.ReadableBy says.
 func NewFileSigner(private, passphrase []byte, clock func() time.Time) (*FileSigner, error) {
 	e, _, err := readSigner(private, passphrase, clock())
 	if err != nil {
@@ -111,10 +111,8 @@ func readSigner(private, passphrase []byte, now time.Time) (*openpgp.Entity, *pg
 	if err != nil {
 		return nil, nil, err
 	}
-	bits, _ := e.PrimaryKey.BitLength()
-	if a := e.PrimaryKey.PubKeyAlgo; a != pgppacket.PubKeyAlgoRSA && a != pgppacket.PubKeyAlgoRSASignOnly || bits < minSignerBits || e.PrimaryKey.Version != 4 {
-		return nil, nil, fmt.Errorf("it is an %s key, version %d; the server signs with RSA primary keys of %d bits or more, version 4, which every client reads: make one with gpg --quick-generate-key NAME rsa%[3]d sign never",
-			algorithmName(e.PrimaryKey), e.PrimaryKey.Version, minSignerBits)
+	if err := strength(e.PrimaryKey); err != nil {
+		return nil, nil, err
 	}
 	self, err := usable(e, now)
 	if err != nil {
@@ -130,6 +128,22 @@ func readSigner(private, passphrase []byte, now time.Time) (*openpgp.Entity, *pg
 		}
 	}
 	return e, self, nil
+}
+
+// strength refuses keys that are weaker than those the server makes, or that gpg 2.2 cannot read.
+func strength(k *pgppacket.PublicKey) error {
+	bits, _ := k.BitLength()
+	switch a := k.PubKeyAlgo; {
+	case k.Version != 4:
+	case a == pgppacket.PubKeyAlgoRSA || a == pgppacket.PubKeyAlgoRSASignOnly:
+		if bits >= minSignerBits {
+			return nil
+		}
+	case weakness(k) == nil:
+		return nil
+	}
+	return fmt.Errorf("it is an %s key, version %d; the server signs with RSA primary keys of %d bits or more, version 4, which every client reads, or with ECDSA and Ed25519 ones: make one with countersign keys generate",
+		algorithmName(k), k.Version, minSignerBits)
 }
 
 // usable says whether the primary key may sign at that time, and by which self-signature.

@@ -214,7 +214,6 @@ func TestNewFileSignerRefuses(t *testing.T) {
 		{name: "wrong passphrase", data: protected, passphrase: "battery staple", want: []string{"passphrase does not open it", "line end"}},
 		{name: "line end in the passphrase", data: protected, passphrase: "correct horse\n", want: []string{"passphrase does not open it", "line end"}},
 		{name: "RSA 2048", data: privateKey(t, "short"), want: []string{"RSA 2048", "RSA primary keys of 3072 bits"}},
-		{name: "Ed25519", data: privateKey(t, "ed25519"), want: []string{"EdDSA", "RSA primary keys of 3072 bits"}},
 		{name: "expired", data: privateKey(t, "expired"), want: []string{"expired", "--quick-set-expire"}},
 		{name: "expired since", data: privateKey(t, "ends"), now: signerNow.AddDate(30, 0, 0), want: []string{"expired", "--quick-set-expire"}},
 		{name: "revoked", data: privateKey(t, "revoked"), want: []string{"revoked", "another key"}},

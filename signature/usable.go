@@ -27,3 +27,13 @@ func (r *Keyring) MaySign(now time.Time) error {
 	}
 	return nil
 }
+
+// ReadableBy says whether all those clients read what these keys sign (protocol.md 5.2).
+func (r *Keyring) ReadableBy(c Clients) error {
+	for _, k := range r.keys {
+		if err := (Signature{Fingerprint: k.Fingerprint, Algorithm: k.Algorithm}).ReadableBy(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}

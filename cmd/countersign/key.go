@@ -21,9 +21,6 @@ const keyMark = "countersign (made without access control)"
 // keyName is that of one that was made or adopted where access is controlled.
 const keyName = "countersign"
 
-// keyBits is the size of a key that is made here.
-const keyBits = 3072
-
 // A keyFile is the server's own key and its public part, below a data directory.
 type keyFile struct{ private, public string }
 
@@ -99,7 +96,7 @@ func checkPrivate(file string) error {
 // generate makes the key and links it into place whole: of two processes that start together
 // one key wins, and both use that.
 func (k keyFile) generate(userID string, now time.Time) error {
-	private, _, err := signature.Generate(userID, keyBits, now)
+	private, _, err := signature.Spec{UserID: userID, Algorithm: signature.RSA3072}.Generate(now)
 	if err != nil {
 		return err
 	}
