@@ -2,6 +2,7 @@ package signature_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -162,7 +163,7 @@ func TestRenameKeepsLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	newSigner(t, renamed, at(signerNow))
-	if _, err := signature.NewFileSigner(renamed, nil, at(signerNow.AddDate(30, 0, 0))); err == nil {
+	if err := newSigner(t, renamed, at(signerNow)).Key().MaySign(signerNow.AddDate(30, 0, 0)); !errors.Is(err, signature.ErrSigner) {
 		t.Error("a key that ends has no end after Rename")
 	}
 }

@@ -27,11 +27,12 @@ type FileSigner struct {
 
 // NewFileSigner reads a file with one private key, armored or binary; passphrase is for one that
 // is encrypted, without the line end that its file may have. It wants a primary key, RSA of 3072 bits
-// or more, ECDSA or Ed25519, that may sign and is neither expired nor revoked. Which clients read
-// what it signs Keyring.ReadableBy says.
+// or more, ECDSA or Ed25519, that may sign. One that is expired or revoked makes a signer that signs
+// nothing: what it signed in its time is still looked at. Which clients read what it signs
+// Keyring.ReadableBy says.
 func NewFileSigner(private, passphrase []byte, clock func() time.Time) (*FileSigner, error) {
 	e, _, err := readSigner(private, passphrase, clock())
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrSigner) {
 		return nil, err
 	}
 	public, err := armored(openpgp.PublicKeyType, e.Serialize)
@@ -106,16 +107,13 @@ type bufferCloser struct{ *bytes.Buffer }
 func (bufferCloser) Close() error { return nil }
 
 // readSigner reads a private key with which a server signs, and the self-signature that holds now.
+// Where the error is ErrSigner the key is read, too.
 func readSigner(private, passphrase []byte, now time.Time) (*openpgp.Entity, *pgppacket.Signature, error) {
 	e, err := readPrivate(private)
 	if err != nil {
 		return nil, nil, err
 	}
 	if err := strength(e.PrimaryKey); err != nil {
-		return nil, nil, err
-	}
-	self, err := usable(e, now)
-	if err != nil {
 		return nil, nil, err
 	}
 	// Only what signs is decrypted: subkeys may have other passphrases.
@@ -127,7 +125,8 @@ func readSigner(private, passphrase []byte, now time.Time) (*openpgp.Entity, *pg
 			return nil, nil, errors.New("the passphrase does not open it; it is taken byte for byte, without a line end")
 		}
 	}
-	return e, self, nil
+	self, err := usable(e, now)
+	return e, self, err
 }
 
 // strength refuses keys that are weaker than those the server makes, or that gpg 2.2 cannot read.
@@ -146,16 +145,17 @@ func strength(k *pgppacket.PublicKey) error {
 		algorithmName(k), k.Version, minSignerBits)
 }
 
-// usable says whether the primary key may sign at that time, and by which self-signature.
+// usable says whether the primary key may sign at that time, and by which self-signature. What time
+// or a person has done to the key is ErrSigner.
 func usable(e *openpgp.Entity, now time.Time) (*pgppacket.Signature, error) {
 	self, err := e.VerifyPrimaryKey(now, verification(now))
 	switch {
 	case errors.Is(err, pgperrors.ErrKeyExpired):
-		return nil, errors.New("it is expired; extend it with gpg --quick-set-expire FINGERPRINT, or sign with another key")
+		return nil, fmt.Errorf("%w: it is expired; extend it with gpg --quick-set-expire FINGERPRINT, or sign with another key", ErrSigner)
 	case errors.Is(err, pgperrors.ErrKeyRevoked):
-		return nil, errors.New("it is revoked; sign with another key")
+		return nil, fmt.Errorf("%w: it is revoked; sign with another key", ErrSigner)
 	case err != nil && e.PrimaryKey.CreationTime.After(now):
-		return nil, fmt.Errorf("it is from the future, made at %s; set the clock", e.PrimaryKey.CreationTime.UTC().Format(time.RFC3339))
+		return nil, fmt.Errorf("%w: it is from the future, made at %s; set the clock", ErrSigner, e.PrimaryKey.CreationTime.UTC().Format(time.RFC3339))
 	case err != nil:
 		return nil, fmt.Errorf("it cannot sign now: %w; is the clock right, and a user id not revoked?", err)
 	}

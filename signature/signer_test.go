@@ -214,12 +214,8 @@ func TestNewFileSignerRefuses(t *testing.T) {
 		{name: "wrong passphrase", data: protected, passphrase: "battery staple", want: []string{"passphrase does not open it", "line end"}},
 		{name: "line end in the passphrase", data: protected, passphrase: "correct horse\n", want: []string{"passphrase does not open it", "line end"}},
 		{name: "RSA 2048", data: privateKey(t, "short"), want: []string{"RSA 2048", "RSA primary keys of 3072 bits"}},
-		{name: "expired", data: privateKey(t, "expired"), want: []string{"expired", "--quick-set-expire"}},
-		{name: "expired since", data: privateKey(t, "ends"), now: signerNow.AddDate(30, 0, 0), want: []string{"expired", "--quick-set-expire"}},
-		{name: "revoked", data: privateKey(t, "revoked"), want: []string{"revoked", "another key"}},
 		{name: "certifies only", data: privateKey(t, "certifies"), want: []string{"primary key may not sign", "another key"}},
 		{name: "primary key elsewhere", data: privateKey(t, "stub"), want: []string{"primary key is not in the file", "--export-secret-keys"}},
-		{name: "from the future", data: plain, now: signerNow.AddDate(-10, 0, 0), want: []string{"clock"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -240,6 +236,30 @@ func TestNewFileSignerRefuses(t *testing.T) {
 				t.Errorf("error %q tells the passphrase", err)
 			}
 		})
+	}
+}
+
+// A key whose time is over does not stop a server that has more to do than sign. It signs nothing.
+func TestFileSignerSpent(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		key  string
+		now  time.Time
+		want string
+	}{
+		{"expired", signerNow, "--quick-set-expire"},
+		{"ends", signerNow.AddDate(30, 0, 0), "expired"},
+		{"revoked", signerNow, "revoked; sign with another key"},
+		{"plain", signerNow.AddDate(-10, 0, 0), "from the future"},
+	} {
+		signer := newSigner(t, privateKey(t, test.key), at(test.now))
+		message, err := signer.Sign(t.Context(), claimOf("a.example/b:1"))
+		if message != nil || !errors.Is(err, signature.ErrSigner) || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %d bytes, %v; want nothing, and ErrSigner that says %q", test.key, len(message), err, test.want)
+		}
+		if err := signer.Key().MaySign(test.now); !errors.Is(err, signature.ErrSigner) {
+			t.Errorf("%s: MaySign: %v, want ErrSigner", test.key, err)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ package signer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -44,7 +45,7 @@ func Contain(s signature.Signer, patience time.Duration, clock func() time.Time,
 func (c *Contained) Sign(ctx context.Context, claim signature.Claim) ([]byte, error) {
 	if err := c.Key().MaySign(c.clock()); err != nil {
 		c.observe(Failed, 0)
-		return nil, fmt.Errorf("%w: %v", signature.ErrSigner, err)
+		return nil, err
 	}
 	within, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()
@@ -57,6 +58,9 @@ func (c *Contained) Sign(ctx context.Context, claim signature.Claim) ([]byte, er
 	case err != nil && within.Err() != nil:
 		c.observe(Late, took)
 		return nil, c.wrong("its signer did not answer within %v", c.patience)
+	case errors.Is(err, signature.ErrSigner):
+		c.observe(Failed, took)
+		return nil, err
 	case err != nil:
 		c.observe(Failed, took)
 		return nil, c.wrong("%v", err)
