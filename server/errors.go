@@ -73,6 +73,7 @@ var refusals = []refusal{
 	{err: store.ErrUnavailable, status: http.StatusServiceUnavailable, code: api.CodeUnavailable, message: "the store of signatures is away: try again"},
 	{err: access.ErrUnavailable, status: http.StatusServiceUnavailable, code: api.CodeUnavailable, message: "who may do this cannot be asked now: try again"},
 	{err: registry.ErrUnavailable, status: http.StatusServiceUnavailable, code: api.CodeUnavailable, message: "the registry is away: try again"},
+	{err: signature.ErrSigner, status: http.StatusServiceUnavailable, code: api.CodeUnavailable, message: "the server's key cannot sign this now: tell whoever runs this server, the log says why"},
 	{err: context.Canceled, status: http.StatusServiceUnavailable, code: api.CodeUnavailable, message: "the request ended before its answer"},
 	{err: context.DeadlineExceeded, status: http.StatusServiceUnavailable, code: api.CodeUnavailable, message: "the answer took too long: try again"},
 }

@@ -58,6 +58,7 @@ func TestRefusals(t *testing.T) {
 		{errBusy, 429, "TOOMANYREQUESTS", hidden},
 		{errAway, 503, "UNAVAILABLE", hidden},
 		{store.ErrUnavailable, 503, "UNAVAILABLE", hidden},
+		{signature.ErrSigner, 503, "UNAVAILABLE", hidden},
 		{access.ErrUnavailable, 503, "UNAVAILABLE", hidden},
 		{registry.ErrUnavailable, 503, "UNAVAILABLE", hidden},
 		{context.Canceled, 503, "UNAVAILABLE", hidden},

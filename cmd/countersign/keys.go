@@ -5,29 +5,42 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/countersign-dev/countersign/signature"
 )
 
-const keysText = `usage: countersign keys adopt [flags]
-
-  adopt     give the server's own key a name of yours, in place of the mark
-            "` + keyMark + `"
-`
+// keyCommands are what "countersign keys" takes behind it.
+func keyCommands() []command {
+	return []command{
+		{"generate", "make a private key and its public part", generateKey},
+		{"adopt", "give the server's own key a name of yours", adopt},
+		{"trust", "let whoever has a key upload signatures, for all images or some", trustKey},
+		{"revoke", "end a key for good", revokeKey},
+	}
+}
 
 func keys(ctx context.Context, t terminal, args []string) error {
+	var names []string
+	for _, c := range keyCommands() {
+		if len(args) > 0 && args[0] == c.name {
+			return c.run(ctx, t, args[1:])
+		}
+		names = append(names, c.name)
+	}
 	if len(args) == 0 {
-		return usageError{errors.New("adopt is wanted behind it")}
+		return usageError{fmt.Errorf("one of %s is wanted behind it", strings.Join(names, ", "))}
 	}
-	switch args[0] {
-	case "adopt":
-		return adopt(ctx, t, args[1:])
-	case "-h", "-help", "--help", "help":
-		_, err := fmt.Fprint(t.stdout, keysText)
-		return err
+	if h := strings.TrimLeft(args[0], "-"); h != "h" && h != "help" {
+		return usageError{fmt.Errorf("there is no %q; there are %s", args[0], strings.Join(names, ", "))}
 	}
-	return usageError{fmt.Errorf("there is no %q", args[0])}
+	fmt.Fprint(t.stdout, "usage: countersign keys COMMAND [flags]\n\n")
+	for _, c := range keyCommands() {
+		fmt.Fprintf(t.stdout, "  %-10s%s\n", c.name, c.summary)
+	}
+	_, err := fmt.Fprint(t.stdout, "\ncountersign keys COMMAND -h tells more.\n")
+	return err
 }
 
 const adoptText = `Give the server's own key a name of yours. The key that the first start makes carries the mark

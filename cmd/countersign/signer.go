@@ -47,6 +47,9 @@ func serveSigner(ctx context.Context, t terminal, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := s.Key().MaySign(time.Now()); err != nil {
+		return err
+	}
 	log := logger(t.stderr)
 	listener, err := signer.Listen(place, log)
 	if err != nil {
@@ -69,13 +72,19 @@ func openKey(file, passphraseFile string, clock func() time.Time) (*signature.Fi
 	}
 	var passphrase []byte
 	if passphraseFile != "" {
-		if passphrase, err = (keyFile{private: passphraseFile}).read(); err != nil {
+		if passphrase, err = readPassphrase(passphraseFile); err != nil {
 			return nil, err
 		}
 	}
-	s, err := signature.NewFileSigner(private, bytes.TrimRight(passphrase, "\r\n"), clock)
+	s, err := signature.NewFileSigner(private, passphrase, clock)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return s, nil
+}
+
+// readPassphrase reads one without the line end of its file.
+func readPassphrase(file string) ([]byte, error) {
+	content, err := keyFile{private: file}.read()
+	return bytes.TrimRight(content, "\r\n"), err
 }

@@ -1,0 +1,170 @@
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// runs runs the binary, which must succeed, and returns what it wrote.
+func runs(t testing.TB, args ...string) string {
+	t.Helper()
+	out, err := command(t.Context(), args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// TestGenerate makes keys of every algorithm; stock gpg reads both parts, and a key that shuts out
+// clients comes with a warning.
+func TestGenerate(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg")
+	for algorithm, want := range map[string]struct{ algorithm, bits string }{
+		"": {"1", "3072"}, "rsa4096": {"1", "4096"}, "p256": {"19", "256"}, "p384": {"19", "384"}, "ed25519": {"22", "255"},
+	} {
+		file := filepath.Join(t.TempDir(), "release.key")
+		args := []string{"keys", "generate", "-user-id", "Release <release@example.test>"}
+		if algorithm != "" {
+			args = append(args, "-algorithm", algorithm, "-expires", "730d")
+		}
+		out := runs(t, append(args, file)...)
+		public := strings.TrimSuffix(file, ".key") + ".asc"
+		for path, kind := range map[string]string{file: "sec", public: "pub"} {
+			got := inspectKey(t, path)
+			if got.kind != kind || got.user != "Release <release@example.test>" || !strings.Contains(out, got.fingerprint) {
+				t.Errorf("%q: gpg reads %s as %+v, want %s of that user, and its fingerprint in %s", algorithm, path, got, kind, out)
+			}
+			if got.algorithm != want.algorithm || got.bits != want.bits {
+				t.Errorf("%q: gpg reads %+v, want algorithm %s of %s bits", algorithm, got, want.algorithm, want.bits)
+			}
+		}
+		if warned := strings.Contains(out, "warning:"); warned != (want.algorithm != "1") {
+			t.Errorf("%q: %s, want a warning: %v", algorithm, out, !warned)
+		}
+		if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%q: mode %v, %v; want 0600", algorithm, info.Mode(), err)
+		}
+		before := read(t, file)
+		if out := refusal(t, append(args, file)...); !strings.Contains(out, "there already") || read(t, file) != before {
+			t.Errorf("%q: a second key over the first: %s", algorithm, out)
+		}
+	}
+	for name, args := range map[string][]string{
+		"no file":   {},
+		"algorithm": {"-algorithm", "rsa1024", "x"},
+		"past":      {"-expires", "2020-01-01", "x"},
+		"nonsense":  {"-expires", "soon", "x"},
+	} {
+		if out := refusal(t, append([]string{"keys", "generate"}, args...)...); !strings.Contains(out, "countersign keys") {
+			t.Errorf("%s: %s", name, out)
+		}
+	}
+}
+
+// TestTrust lets people upload: into the trusted directory, and by a policy for a scope.
+func TestTrust(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg")
+	keys := t.TempDir()
+	for _, name := range people {
+		write(t, filepath.Join(keys, name+".asc"), string(built.keys[name]))
+	}
+	s := start(t, "-sign-on", "none")
+	i := newImage("trust")
+	upload := func(s *server, name, repository string) answer {
+		return s.upload(t, repository, i.digest(), sign(t, name, s.address+"/"+repository+":v1", i.digest()))
+	}
+	upload(s, "alice", "ns/app").refused(t, 403, "DENIED")
+	runs(t, "keys", "trust", filepath.Join(keys, "alice.asc"), "-data", s.data)
+	upload(s, "alice", "ns/app").want(t, 201)
+	s.stop(t)
+
+	// With a scope the policy is made, and said what to do with it.
+	policy := filepath.Join(s.data, "admission.json")
+	out := runs(t, "keys", "trust", filepath.Join(keys, "bob.asc"), "-scope", s.address+"/ns", "-data", s.data)
+	if !strings.Contains(out, "admission.policy: "+policy) || !strings.Contains(out, built.fingerprints["bob"]) {
+		t.Errorf("a new policy: %s, want what to set", out)
+	}
+	settings := config(t, "admission: {policy: "+policy+"}\n")
+	s = startIn(t, s.data, "-listen", s.address, "-sign-on", "none", "-config", settings)
+	upload(s, "bob", "ns/two").want(t, 201)
+	upload(s, "bob", "other/app").refused(t, 403, "DENIED")
+	upload(s, "carol", "ns/two").refused(t, 403, "DENIED")
+
+	// A more precise scope keeps who was let in; the server follows the file.
+	out = runs(t, "keys", "trust", filepath.Join(keys, "carol.asc"), "-scope", s.address+"/ns/two", "-config", settings)
+	if !strings.Contains(out, "So may those of scope") {
+		t.Errorf("a scope within another: %s, want a word about those who were let in already", out)
+	}
+	upload(s, "carol", "ns/two").want(t, 201)
+	upload(s, "carol", "ns/three").refused(t, 403, "DENIED")
+	upload(s, "bob", "ns/two").want(t, 201)
+
+	// Once more changes nothing.
+	before := read(t, policy)
+	runs(t, "keys", "trust", "-scope", s.address+"/ns/two", "-policy", policy, filepath.Join(keys, "carol.asc"))
+	if read(t, policy) != before {
+		t.Errorf("trusted twice:\n%s\nbefore:\n%s", read(t, policy), before)
+	}
+	// What somebody wrote stays; what does not read is left alone.
+	write(t, policy, `{"default":[{"type":"insecureAcceptAnything"}],"transports":{"docker":{"a.example":[{"type":"reject"}]},"atomic":{"":[{"type":"reject"}]}}}`)
+	runs(t, "keys", "trust", filepath.Join(keys, "carol.asc"), "-scope", "a.example/ns", "-policy", policy)
+	var got struct {
+		Default    []map[string]string
+		Transports map[string]map[string][]map[string]string
+	}
+	if err := json.Unmarshal([]byte(read(t, policy)), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Default[0]["type"] != "insecureAcceptAnything" || got.Transports["docker"]["a.example"][0]["type"] != "reject" || got.Transports["atomic"][""][0]["type"] != "reject" || len(got.Transports["docker"]["a.example/ns"]) != 1 {
+		t.Errorf("the policy lost what was in it: %s", read(t, policy))
+	}
+	write(t, policy, `{"default":[]}`)
+	if out := refusal(t, "keys", "trust", filepath.Join(keys, "carol.asc"), "-scope", "a.example", "-policy", policy); !strings.Contains(out, policy) || read(t, policy) != `{"default":[]}` {
+		t.Errorf("a policy that does not read: %s", out)
+	}
+	for name, args := range map[string][]string{
+		"a private key":      {filepath.Join(s.data, "keys", "server.key"), "-data", s.data},
+		"no key":             {settings, "-data", s.data},
+		"no scope":           {filepath.Join(keys, "carol.asc"), "-config", settings},
+		"a scope with https": {filepath.Join(keys, "carol.asc"), "-scope", "https://a.example", "-data", s.data},
+	} {
+		if out := refusal(t, append([]string{"keys", "trust"}, args...)...); !strings.Contains(out, "countersign keys") {
+			t.Errorf("%s: %s", name, out)
+		}
+	}
+	write(t, policy, before)
+}
+
+// TestRevoke ends the server's key: the server starts, serves what there is, signs nothing, and says
+// so. Stock gpg sees the revocation.
+func TestRevoke(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg")
+	s := start(t)
+	i := newImage("revoke")
+	s.push(t, i, "ns/app", "v1")
+	signed := "server " + s.address + "/ns/app:v1"
+	s.wantSigned(t, "ns/app", i.digest(), signed)
+	s.stop(t)
+	private := filepath.Join(s.data, "keys", "server.key")
+	fingerprint := inspectKey(t, s.serverKey()).fingerprint
+	out := runs(t, "keys", "revoke", "-reason", "compromised", private)
+	for _, words := range []string{fingerprint, "resign -from " + fingerprint, "node-config", "withdraw -key", "Destroy"} {
+		if !strings.Contains(out, words) {
+			t.Errorf("keys revoke does not say %q:\n%s", words, out)
+		}
+	}
+	for _, path := range []string{private, s.serverKey()} {
+		if shown := string(gpg(t, []byte(read(t, path)), "--with-colons", "--show-keys")); !strings.Contains(shown, "pub:r:") && !strings.Contains(shown, "sec:r:") {
+			t.Errorf("gpg does not show %s as revoked:\n%s", path, shown)
+		}
+	}
+	if out := refusal(t, "signer", "-key", private, "-socket", filepath.Join(s.data, "s")); !strings.Contains(out, "revoked") {
+		t.Errorf("a signer starts with a revoked key: %s", out)
+	}
+}
