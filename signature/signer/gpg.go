@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/countersign-dev/countersign/signature"
@@ -62,9 +63,15 @@ func (g *GPG) run(ctx context.Context, input []byte, args ...string) ([]byte, er
 	}, args...)...)
 	c.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C"}
 	c.WaitDelay = time.Second // an agent that gpg has started may hold on to what gpg wrote to
+	// What gpg starts dies with it, but for an agent, which makes a session of its own.
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	c.Cancel = func() error { return syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }
 	out, said := &bounded{most: signature.MaxSize}, &bounded{most: maxProblem}
 	c.Stdin, c.Stdout, c.Stderr = bytes.NewReader(input), out, said
 	err := c.Run()
+	if errors.Is(err, exec.ErrWaitDelay) || c.ProcessState != nil && !c.ProcessState.Success() {
+		_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL) // where nothing is left, that is an error
+	}
 	if errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil {
 		err = nil // gpg itself has ended well
 	}

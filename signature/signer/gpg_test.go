@@ -3,10 +3,12 @@ package signer_test
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -124,8 +126,8 @@ func TestGPGMisbehaves(t *testing.T) {
 		script  string
 		outcome signer.Outcome
 	}{
-		"hangs":            {"sleep 1000", signer.Late},
-		"leaves a child":   {"sleep 1000 & exit 1", signer.Failed},
+		"hangs":            {"sleep 999 9>$0.child & wait", signer.Late},
+		"leaves a child":   {"sleep 999 9>$0.child & exit 1", signer.Failed},
 		"floods":           {"cat /dev/zero", signer.Failed},
 		"floods errors":    {"cat /dev/zero >&2", signer.Failed},
 		"says nothing":     {"exit 0", signer.Rejected},
@@ -136,6 +138,15 @@ func TestGPGMisbehaves(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "gpg"), []byte("#!/bin/sh\n"+test.script+"\n"), 0o755); err != nil {
 				t.Fatal(err)
 			}
+			// A child holds this open for as long as it lives.
+			if err := syscall.Mkfifo(filepath.Join(dir, "gpg.child"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			child, err := os.OpenFile(filepath.Join(dir, "gpg.child"), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer child.Close()
 			t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 			g, err := signer.NewGPG(home, held(t, "plain").Key())
 			if err != nil {
@@ -150,6 +161,12 @@ func TestGPGMisbehaves(t *testing.T) {
 			}
 			if len(o.outcomes) != 1 || o.outcomes[0] != test.outcome {
 				t.Errorf("outcomes %v, want %s", o.outcomes, test.outcome)
+			}
+			if err := child.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := child.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+				t.Errorf("%v, want EOF: what gpg has started still runs", err)
 			}
 		})
 	}
