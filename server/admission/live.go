@@ -44,9 +44,21 @@ func OpenTrusted(directory string, hosts []string, log *slog.Logger) (*Live, err
 	})
 }
 
-// OpenPolicy reads a policy file and the key files it names.
-func OpenPolicy(file string, log *slog.Logger) (*Live, error) {
-	return open("policy "+file, log, func() (*policy.Policy, []string, error) { return readPolicy(file, log) })
+// OpenPolicy reads a policy file and the key files it names. A policy that a check refuses does not
+// read.
+func OpenPolicy(file string, log *slog.Logger, checks ...func(*policy.Policy) error) (*Live, error) {
+	return open("policy "+file, log, func() (*policy.Policy, []string, error) {
+		p, files, err := readPolicy(file, log)
+		for _, check := range checks {
+			if err != nil {
+				break
+			}
+			if err = check(p); err != nil {
+				err = fmt.Errorf("%s: %w", file, err)
+			}
+		}
+		return p, files, err
+	})
 }
 
 func open(name string, log *slog.Logger, read func() (*policy.Policy, []string, error)) (*Live, error) {
