@@ -32,7 +32,16 @@ type Registry interface {
 	// Manifest returns what a tag, or a digest, of the repository is at this moment. Its digest
 	// is the hash of its bytes. Errors: ErrUnknown, ErrUnavailable.
 	Manifest(ctx context.Context, repository, reference string) (Manifest, error)
+	// Tags returns some tags of the repository, MaxPage at most, in the registry's order, and what
+	// comes next: the argument after that goes on behind them, empty at the end. A page may be
+	// empty and still have a next. Errors: ErrUnknown, ErrUnavailable.
+	Tags(ctx context.Context, repository, after string) (tags []string, next string, err error)
+	// Repositories returns names of repositories in the same way.
+	Repositories(ctx context.Context, after string) (names []string, next string, err error)
 }
+
+// MaxPage bounds a page of tags or repositories.
+const MaxPage = 1000
 
 // A Push is a manifest that is about to be answered with 201.
 type Push struct {

@@ -165,36 +165,47 @@ func parseReference(repository, ref string) (digest.Digest, error) {
 }
 
 func (r *Remote) manifest(ctx context.Context, repository, reference string) (Manifest, error) {
-	request := &http.Request{
-		Method: http.MethodGet,
-		URL:    &url.URL{Path: api.RegistryPrefix + repository + "/manifests/" + reference},
-		Header: http.Header{"Accept": {ociImage, ociList, dockerImage, dockerList}, "User-Agent": {"countersign"}},
+	u := &url.URL{Path: api.RegistryPrefix + repository + "/manifests/" + reference}
+	answer, err := r.ask(ctx, u, "repository:"+repository+":pull", ociImage, ociList, dockerImage, dockerList)
+	if errors.Is(err, ErrUnknown) {
+		return Manifest{}, fmt.Errorf("%w: %s, %s", ErrUnknown, repository, reference)
 	}
-	authorization, _ := ctx.Value(authorizationKey{}).(string)
-	if r.c.Authorization != nil {
-		own, err := r.c.Authorization()
-		if err != nil {
-			return Manifest{}, err
-		}
-		authorization = own
-	}
-	answer, err := r.client.Do(request.WithContext(ctx), authorization, "repository:"+repository+":pull")
 	if err != nil {
 		return Manifest{}, err
 	}
 	defer answer.Body.Close()
+	return received(answer)
+}
+
+// ask returns an answer of 200, whose body is to be closed. Another one is an error.
+func (r *Remote) ask(ctx context.Context, u *url.URL, scope string, accept ...string) (*http.Response, error) {
+	request := &http.Request{Method: http.MethodGet, URL: u, Header: http.Header{"Accept": accept, "User-Agent": {"countersign"}}}
+	authorization, _ := ctx.Value(authorizationKey{}).(string)
+	if r.c.Authorization != nil {
+		own, err := r.c.Authorization()
+		if err != nil {
+			return nil, err
+		}
+		authorization = own
+	}
+	answer, err := r.client.Do(request.WithContext(ctx), authorization, scope)
+	if err != nil {
+		return nil, err
+	}
+	if answer.StatusCode == http.StatusOK {
+		return answer.Response, nil
+	}
+	defer answer.Body.Close()
 	switch answer.StatusCode {
-	case http.StatusOK:
-		return received(answer.Response)
 	case http.StatusNotFound:
-		return Manifest{}, fmt.Errorf("%w: %s, %s", ErrUnknown, repository, reference)
+		return nil, ErrUnknown
 	case http.StatusUnauthorized, http.StatusForbidden:
 		if answer.Problem != nil {
-			return Manifest{}, fmt.Errorf("%w: %w: %w", ErrUnavailable, ErrRefused, answer.Problem)
+			return nil, fmt.Errorf("%w: %w: %w", ErrUnavailable, ErrRefused, answer.Problem)
 		}
-		return Manifest{}, fmt.Errorf("%w: %w: %s", ErrUnavailable, ErrRefused, answer.Status)
+		return nil, fmt.Errorf("%w: %w: %s", ErrUnavailable, ErrRefused, answer.Status)
 	}
-	return Manifest{}, fmt.Errorf("it answered %s", answer.Status)
+	return nil, fmt.Errorf("it answered %s", answer.Status)
 }
 
 // received reads a manifest. The registry's word on its digest makes no difference but this:
