@@ -180,6 +180,32 @@ var rows = map[string]func(method, host, repository string) []sent{
 	api.AuditPath:  func(_, h, repository string) []sent { return over(h, repository, api.AuditPath, "") },
 	api.ImportPath: func(_, h, repository string) []sent { return over(h, repository, api.ImportPath, "{") },
 	api.ExportPath: func(_, h, repository string) []sent { return over(h, repository, api.ExportPath, "") },
+	api.SignPath: func(_, h, repository string) []sent {
+		if h != host {
+			return nil
+		}
+		reference := `{"reference":"` + h + "/" + repository
+		return []sent{{api.SignPath, reference + ":v1" + `"}`}, {api.SignPath, reference + "@" + digest + `"}`}}
+	},
+	api.TagsPath:         ofRepository(api.TagsPath),
+	api.CoveragePath:     ofRepository(api.CoveragePath),
+	api.RepositoriesPath: func(_, h, repository string) []sent { return over(h, repository, api.RepositoriesPath, "") },
+	api.QueuePath:        func(_, h, repository string) []sent { return over(h, repository, api.QueuePath, "") },
+	api.QueuePath + "/*": func(method, h, repository string) []sent {
+		if method == "POST" {
+			return over(h, repository, api.QueuePath+"/bm9uZQ"+api.RetrySegment, "")
+		}
+		return over(h, repository, api.QueuePath+"/bm9uZQ", "")
+	},
+}
+
+func ofRepository(path string) func(_, h, repository string) []sent {
+	return func(_, h, repository string) []sent {
+		if h != host || repository == "" {
+			return nil
+		}
+		return []sent{{path + "?repository=" + repository, ""}, {path + "?repository=" + h + "/" + repository, ""}}
+	}
 }
 
 func ping(_, h, repository string) []sent { return over(h, repository, "/v2/", "") }

@@ -13,6 +13,7 @@ import (
 	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/server/admission"
 	"github.com/countersign-dev/countersign/server/registry"
+	"github.com/countersign-dev/countersign/server/signing"
 	"github.com/countersign-dev/countersign/signature"
 	"github.com/countersign-dev/countersign/store"
 )
@@ -61,6 +62,10 @@ var refusals = []refusal{
 	{err: admission.ErrClients, status: http.StatusForbidden, code: api.CodeDenied},
 	{err: policy.ErrRefused, status: http.StatusForbidden, code: api.CodeDenied},
 	{err: store.ErrWithdrawn, status: http.StatusForbidden, code: api.CodeDenied},
+	{err: signing.ErrNoRule, status: http.StatusForbidden, code: api.CodeDenied},
+	{err: signing.ErrShut, status: http.StatusForbidden, code: api.CodeDenied},
+	{err: signing.ErrNoTask, status: http.StatusNotFound, code: api.CodeNameInvalid},
+	{err: store.ErrLease, status: http.StatusConflict, code: api.CodeUnsupported, message: "the task is being worked on: look again in a moment"},
 	{err: registry.ErrInvalid, status: http.StatusBadRequest, code: api.CodeManifestInvalid},
 	{err: errOrigin, status: http.StatusForbidden, code: api.CodeDenied},
 	{err: errNotFound, status: http.StatusNotFound, code: api.CodeNameInvalid},

@@ -15,6 +15,7 @@ import (
 	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/server/admission"
 	"github.com/countersign-dev/countersign/server/registry"
+	"github.com/countersign-dev/countersign/server/signing"
 	"github.com/countersign-dev/countersign/signature"
 	"github.com/countersign-dev/countersign/store"
 )
@@ -48,6 +49,10 @@ func TestRefusals(t *testing.T) {
 		{admission.ErrClients, 403, "DENIED", shown},
 		{policy.ErrRefused, 403, "DENIED", shown},
 		{store.ErrWithdrawn, 403, "DENIED", shown},
+		{signing.ErrNoRule, 403, "DENIED", shown},
+		{signing.ErrShut, 403, "DENIED", shown},
+		{signing.ErrNoTask, 404, "NAME_INVALID", shown},
+		{store.ErrLease, 409, "UNSUPPORTED", hidden},
 		{registry.ErrInvalid, 400, "MANIFEST_INVALID", shown},
 		{errOrigin, 403, "DENIED", shown},
 		{errNotFound, 404, "NAME_INVALID", shown},

@@ -19,6 +19,10 @@ const (
 	routeImport      = "import"
 	routeExport      = "export"
 	routeVerify      = "verify"
+	routeSign        = "sign"
+	routeQueue       = "queue"
+	routeTags        = "tags"
+	routeCoverage    = "coverage"
 	routeDebug       = "debug"
 	routeNone        = "none"
 )

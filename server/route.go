@@ -59,6 +59,12 @@ func (s *Server) routes() []route {
 		{routeAudit, api.AuditPath, []need{{methods: reading, over: access.Admin}}, s.serveAudit},
 		{routeImport, api.ImportPath, []need{{methods: []string{http.MethodPost}, over: access.Admin}}, s.serveImport},
 		{routeExport, api.ExportPath, []need{{methods: reading, over: access.Admin}}, s.serveExport},
+		{routeSign, api.SignPath, []need{{methods: []string{http.MethodPost}, in: access.Sign}}, s.serveSign},
+		{routeTags, api.TagsPath, []need{{methods: reading, in: access.Pull}}, s.serveTags},
+		{routeTags, api.RepositoriesPath, []need{{methods: reading, over: access.Admin}}, s.serveRepositories},
+		{routeCoverage, api.CoveragePath, []need{{methods: reading, in: access.Pull}}, s.serveCoverage},
+		{routeQueue, api.QueuePath, []need{{methods: reading, over: access.Admin}}, s.serveQueue},
+		{routeQueue, api.QueuePath + "/*", []need{{methods: []string{http.MethodPost, http.MethodDelete}, over: access.Admin}}, s.serveTask},
 	}
 }
 

@@ -27,8 +27,8 @@ func (u uploaded) outcome() string {
 	return "admitted"
 }
 
-// upload takes one signature through the door, adds what the signing rules say, and stores
-// both as one change. at is the index it must get, 0 for the next.
+// upload takes one signature through the door, and stores it together with what is to be signed
+// because of it; then that is signed. at is the index it must get, 0 for the next.
 func (s *Server) upload(r *http.Request, image api.Image, content signature.Untrusted, at int) (uploaded, error) {
 	ctx := asCaller(r)
 	admitted, err := s.c.Door.Admit(admission.Upload{Image: image, Content: content, Caller: caller(r), Origin: "upload"})
@@ -41,19 +41,19 @@ func (s *Server) upload(r *http.Request, image api.Image, content signature.Untr
 		return uploaded{}, err
 	}
 	change := admitted.Change(at)
-	if err := s.c.Signing.Countersign(ctx, &change, before); err != nil {
+	if err := s.c.Signing.Uploading(ctx, &change, before); err != nil {
 		return uploaded{}, err
 	}
 	was := indexOf(before, admitted.Signature.Identity)
 	after, err := s.c.Store.Do(ctx, change)
 	if errors.Is(err, store.ErrIndex) && was > 0 {
 		// The same signature at another index: curl's retry, or a second copy of it. Nothing to add.
-		return uploaded{index: was, was: true}, nil
+		after, change.Then, err = before, nil, nil
 	}
 	if err != nil {
 		return uploaded{}, err
 	}
-	if err := s.c.Signing.Uploaded(ctx, change, after); err != nil {
+	if err := s.c.Signing.Uploaded(ctx, change); err != nil {
 		return uploaded{}, err
 	}
 	return uploaded{index: indexOf(after, admitted.Signature.Identity), was: was > 0}, nil

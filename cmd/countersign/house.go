@@ -33,8 +33,10 @@ type house struct {
 	store    keptStore
 	registry io.Closer
 	server   *server.Server
-	signer   *signature.FileSigner // nil: nothing is signed
-	made     bool                  // the key was made just now
+	keys     map[string]signature.Signer // what the server signs with, by name; none: nothing is signed
+	signer   *signature.FileSigner       // the key that the server made itself; nil: it has others, or none
+	signing  *signing.Signing
+	made     bool // the key was made just now
 	live     map[string]*admission.Live
 	files    []access.File // of access and TLS
 	tls      *tls.Config   // nil: none
@@ -60,12 +62,8 @@ func open(ctx context.Context, s settings, log *slog.Logger) (_ *house, err erro
 	if err := h.openStore(s); err != nil {
 		return nil, err
 	}
-	h.signer, h.made, err = keyIn(s.Data).open(ctx, h.store, s.controlled(), time.Now)
-	if err != nil {
+	if err := h.openKeys(ctx, s); err != nil {
 		return nil, err
-	}
-	if h.signer == nil {
-		log.Warn("nothing is signed: there are signatures, and the key in keys/server.key is gone; bring it back from a backup", "data", s.Data)
 	}
 	return h, h.assemble(ctx, s)
 }
@@ -89,23 +87,22 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 		return err
 	}
 	c := signing.Config{
-		Hosts: s.Hosts, On: s.SignOn, Store: h.store, Door: door, Limits: s.Limits,
+		Hosts: s.Hosts, Keys: h.keys, Store: h.store, Door: door, Limits: s.Limits,
 		Clock: time.Now, Log: h.log, Metrics: metrics,
 	}
-	if h.signer != nil {
-		c.Signer = h.signer
+	if c.Rules, err = h.rules(s); err != nil {
+		return err
 	}
 	// The registry tells the signing of pushes, and the signing asks the registry what a tag is.
-	var rules *signing.Signing
 	beside, err := h.openRegistry(ctx, s, metrics, watchers{
-		pushed: func(ctx context.Context, p registry.Push) error { return rules.Pushed(ctx, p) },
-		tagged: func(ctx context.Context, p registry.Push) error { return rules.Tagged(ctx, p) },
+		pushed: func(ctx context.Context, p registry.Push) error { return h.signing.Pushed(ctx, p) },
+		tagged: func(ctx context.Context, p registry.Push) error { return h.signing.Tagged(ctx, p) },
 	})
 	if err != nil {
 		return err
 	}
 	c.Registry = beside.Registry
-	if rules, err = signing.New(c); err != nil {
+	if h.signing, err = signing.New(c); err != nil {
 		return err
 	}
 	profiles, err := h.profiles(s)
@@ -123,7 +120,7 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 	h.watch(ctx, metrics)
 	h.server, err = server.New(server.Config{
 		Hosts: s.Hosts, Registry: beside.Registry, Access: who.access, Own: who.own, Writes: who.writes,
-		ServePrivate: s.Lookaside.Private == "serve", Lookasides: lookasides, Store: h.store, Door: door, Signing: rules, Limits: s.Limits, Profiles: profiles,
+		ServePrivate: s.Lookaside.Private == "serve", Lookasides: lookasides, Store: h.store, Door: door, Signing: h.signing, Limits: s.Limits, Profiles: profiles,
 		DropForeign: s.Admission.Foreign == "drop", Advertise: s.Advertise, Profiling: s.Profiling,
 		Log: h.log, Metrics: metrics, Clock: time.Now,
 	})
@@ -154,7 +151,7 @@ func (h *house) door(s settings) (*admission.Door, error) {
 	return admission.New(c), nil
 }
 
-// profiles opens the policies of nodes. Without any there is one, default: what the server's key
+// profiles opens the policies of nodes. Without any there is one, default: what the server's keys
 // signed for its hosts.
 func (h *house) profiles(s settings) (map[string]func() *policy.Policy, error) {
 	profiles := map[string]func() *policy.Policy{}
@@ -166,11 +163,7 @@ func (h *house) profiles(s settings) (map[string]func() *policy.Policy, error) {
 		profiles[name], h.live["nodes/"+name] = live.Policy, live
 	}
 	if len(profiles) == 0 {
-		ring := signature.Join()
-		if h.signer != nil {
-			ring = h.signer.Key()
-		}
-		own := policy.Trust(s.Hosts, ring)
+		own := policy.Trust(s.Hosts, h.own())
 		profiles["default"] = func() *policy.Policy { return own }
 	}
 	return profiles, nil

@@ -30,7 +30,7 @@ var mayKnow = map[string][]string{
 	"server/admission":   {"policy", "signature", "store", "api"},
 	"server/bearer":      {},
 	"server/registry":    {"server/bearer", "api"},
-	"server/signing":     {"server/admission", "server/registry", "signature", "store", "api"},
+	"server/signing":     {"server/admission", "server/registry", "policy", "signature", "store", "api"},
 	"server/readthrough": {"server/admission", "lookaside", "signature", "store", "api"},
 	"server":             {"server/readthrough", "server/access", "server/admission", "server/registry", "server/signing", "lookaside", "policy", "signature", "store", "api"},
 	"cmd/countersign":    {"server", "server/readthrough", "server/access", "server/admission", "server/registry", "server/signing", "lookaside", "policy", "signature", "signature/signer", "store", "store/disk", "api"},

@@ -38,6 +38,9 @@ func commands() []command {
 	return []command{
 		{"serve", "run the server", serve},
 		{"verify", "say what a node policy says of an image, and why", verify},
+		{"sign", "have the server sign images", sign},
+		{"coverage", "say which tags nodes would reject, and why", coverage},
+		{"queue", "show what is still to be signed; retry and drop dead tasks", queue},
 		{"list", "list signatures, or with -withdrawn what was withdrawn", list},
 		{"withdraw", "stop a signature, a key's signatures or an image for good", withdraw},
 		{"lift", "undo a withdrawal", lift},

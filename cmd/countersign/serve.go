@@ -90,6 +90,10 @@ func (h *house) run(ctx context.Context, main, debug net.Listener) error {
 		})
 	}
 	group.Go(func() error {
+		h.signing.Run(failed)
+		return nil
+	})
+	group.Go(func() error {
 		<-failed.Done()
 		h.log.Info("shutting down", "patience", drain.String())
 		h.server.Drain()

@@ -33,13 +33,14 @@ type settings struct {
 	Store       storeAt           `yaml:"store"`
 	Admission   admissionBy       `yaml:"admission"`
 	Lookasides  []lookasideAt     `yaml:"lookasides"`
+	Signing     signingBy         `yaml:"signing"`
 	Nodes       map[string]string `yaml:"nodes"`  // policy files of nodes, by profile
 	Limits      store.Limits      `yaml:"limits"` // of one image
 	TLS         access.TLS        `yaml:"tls"`
 	Access      *access.Settings  `yaml:"access"` // nil: the registry's own answer, or everybody may do everything
 	Lookaside   lookasideBy       `yaml:"lookaside"`
 
-	SignOn    []signing.Trigger `yaml:"-"`
+	SignOn    []signing.Trigger `yaml:"-"` // nil: nobody said, and defaultTriggers hold where there are no rules
 	Profiling bool              `yaml:"-"`
 	NoAccess  bool              `yaml:"-"` // everybody may do everything, on any address
 }
@@ -75,7 +76,6 @@ func defaults() settings {
 		Advertise: true, Limits: store.DefaultLimits(),
 		Lookaside: lookasideBy{Private: "hide"},
 		Admission: admissionBy{Clients: signature.AllClients, Foreign: "refuse"},
-		SignOn:    []signing.Trigger{signing.OnPush, signing.OnUpload},
 	}
 }
 
@@ -114,28 +114,13 @@ func (s *settings) parse(t terminal, args []string) (file string, err error) {
 		return nil
 	})
 	flags.StringVar(&s.Registry.URL, "registry", s.Registry.URL, "`URL` of a registry to stand beside, as http://127.0.0.1:5010 (default: an embedded one)")
-	flags.Func("sign-on", "sign on `push,upload`, on one of them, or none (default push,upload)", s.parseSignOn)
+	flags.Func("sign-on", "without signing.rules: sign on `push,upload,request`, on some of them, or none (default push,upload)", s.parseSignOn)
 	flags.StringVar(&s.TLS.Certificate, "tls-certificate", s.TLS.Certificate, "PEM `file` of the server's certificate and its chain; it is followed")
 	flags.StringVar(&s.TLS.Key, "tls-key", s.TLS.Key, "PEM `file` of its private key")
 	flags.StringVar(&s.TLS.ClientCA, "tls-client-ca", s.TLS.ClientCA, "PEM `file` of the authorities that vouch for client certificates")
 	flags.BoolVar(&s.NoAccess, "insecure-no-access", false, "let everybody who reaches the server push, have it sign, and withdraw, on any address")
 	flags.BoolVar(&s.Profiling, "pprof", false, "serve /debug/pprof on the debug address")
 	return file, parse(t, flags, args)
-}
-
-func (s *settings) parseSignOn(v string) error {
-	s.SignOn = nil
-	if v == "none" {
-		return nil
-	}
-	for word := range strings.SplitSeq(v, ",") {
-		on := signing.Trigger(word)
-		if on != signing.OnPush && on != signing.OnUpload {
-			return fmt.Errorf("%q is none of push, upload and none", word)
-		}
-		s.SignOn = append(s.SignOn, on)
-	}
-	return nil
 }
 
 // load reads one YAML document. A field that is not known is an error that names it and its line.
@@ -185,7 +170,7 @@ func (s *settings) check() error {
 			return fmt.Errorf("nodes: %q cannot be a profile's name: letters, digits, . _ and - are wanted", profile)
 		}
 	}
-	return errors.Join(s.checkLimits(), s.checkHosts(), s.checkLookasides(), s.Registry.check(), s.TLS.Check(), s.checkAddresses())
+	return errors.Join(s.checkLimits(), s.checkHosts(), s.checkLookasides(), s.Registry.check(), s.TLS.Check(), s.checkAddresses(), s.checkSigning())
 }
 
 // profileName keeps what ends up in URLs, logs and metrics plain.

@@ -3,8 +3,10 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/template"
 )
@@ -20,6 +22,10 @@ func (h *house) welcome(w io.Writer, s settings) {
 		Made                                                      bool
 	}{
 		Address: s.Hosts[0], Key: public, Quoted: quoted(public), Trusted: s.Admission.Trusted, Made: h.made,
+	}
+	if h.signer == nil && len(h.keys) > 0 {
+		fmt.Fprintf(w, "\nCountersign serves %s. It signs with %s, as signing.rules say.\n\n", v.Address, strings.Join(slices.Sorted(maps.Keys(h.keys)), ", "))
+		return
 	}
 	if h.signer == nil {
 		fmt.Fprintf(w, "\nCountersign serves %s. It signs nothing: its key is gone, see the log.\n\n", v.Address)

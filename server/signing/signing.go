@@ -1,5 +1,5 @@
-// Package signing says when the server signs: on a push, and on an admitted upload of the same
-// reference. It signs a digest only if its registry holds it, and under a tag only if that tag
+// Package signing says when the server signs: rules, gates, and the worker that finishes what was
+// queued. It signs a digest only if its registry holds it, and under a tag only if that tag
 // resolves to it, or to a list that contains it, at that moment; for a push that is the tag
 // being written. The reference is always <our host>/<repository>: never a name from a request.
 package signing
@@ -9,34 +9,32 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/distribution/reference"
-	"github.com/opencontainers/go-digest"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/server/admission"
 	"github.com/countersign-dev/countersign/server/registry"
 	"github.com/countersign-dev/countersign/signature"
 	"github.com/countersign-dev/countersign/store"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
-// A Trigger is what makes the server sign.
-type Trigger string
-
+// patience is how long a push, an upload or a request waits for its signatures. Then it is answered,
+// and the queue finishes. Of a push's, last is kept for what comes after its tag.
 const (
-	OnPush   Trigger = "push"   // whatever is pushed
-	OnUpload Trigger = "upload" // a reference that has an admitted uploaded signature
+	patience = 10 * time.Second
+	last     = 2 * time.Second
 )
 
 // A Config is what a Signing signs with, and when.
 type Config struct {
-	Hosts    []string         // what nodes call this registry; signatures name the first
-	Signer   signature.Signer // nil: nothing is signed
-	On       []Trigger
+	Hosts    []string                    // what nodes call this registry; signatures name the first
+	Keys     map[string]signature.Signer // by the name that rules have for them; those no rule names sign nothing
+	Rules    []Rule
 	Registry registry.Registry
 	Store    store.Store
 	Door     *admission.Door
@@ -46,232 +44,223 @@ type Config struct {
 	Metrics  prometheus.Registerer
 }
 
+// own is the public part of all keys.
+func (c Config) own() *signature.Keyring {
+	var rings []*signature.Keyring
+	for _, k := range c.Keys {
+		rings = append(rings, k.Key())
+	}
+	return signature.Join(rings...)
+}
+
 // A Signing signs what its rules say.
 type Signing struct {
-	c    Config
-	made *prometheus.CounterVec
+	c       Config
+	rules   rules
+	metrics *metrics
+	pool    chan struct{} // what is signed at a time
+	wake    chan struct{} // something is due
 }
 
-// New returns a Signing.
+// New returns a Signing. What is queued is finished while Run runs.
 func New(c Config) (*Signing, error) {
-	made := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "countersign_signatures_made_total", Help: "Signatures the server made and stored, by what made it sign.",
-	}, []string{"trigger"})
-	if err := c.Metrics.Register(made); err != nil {
+	all, err := newRules(c)
+	if err != nil {
 		return nil, err
 	}
-	return &Signing{c, made}, nil
+	m, err := newMetrics(c.Metrics, c.Store)
+	if err != nil {
+		return nil, err
+	}
+	// To sign takes a processor for milliseconds. Half of them are left to those who read.
+	return &Signing{c, all, m, make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), make(chan struct{}, 1)}, nil
 }
-
-func (s *Signing) on(t Trigger) bool { return s.c.Signer != nil && slices.Contains(s.c.On, t) }
 
 // Pushed signs what is being pushed, before its tag exists: a list's instances first, then the
 // list, all under its tag, because clients look for signatures of the instance they choose
-// (protocol.md 1.2). Its error fails the push: a tag that nodes would refuse never appears.
+// (protocol.md 1.2). Its error fails the push: a tag that nodes would refuse never appears. What
+// takes too long is queued.
 func (s *Signing) Pushed(ctx context.Context, push registry.Push) error {
-	if !s.on(OnPush) {
-		return nil
-	}
-	return s.each(ctx, push, func(image api.Image, ref string) error {
-		return s.sign(ctx, image, ref, OnPush, resolved{push.Tag, push.Manifest})
-	})
+	return s.pushed(ctx, push, patience-last, func(Rule, Trigger) bool { return true })
 }
 
-// Tagged signs what has just been pushed where an admitted upload asked for it: the upload may
-// have come before its image. It comes after the tag, as Uploaded comes after the upload, so of
-// two that race at least one sees the other.
+// Tagged looks once more at what depends on others' signatures: they may have come before their
+// image. It comes after the tag, as Uploaded comes after the upload, so of two that race at least
+// one sees the other.
 func (s *Signing) Tagged(ctx context.Context, push registry.Push) error {
-	if !s.on(OnUpload) {
-		return nil
-	}
-	return s.each(ctx, push, func(image api.Image, ref string) error {
-		set, err := s.c.Store.Get(ctx, image)
-		if err != nil {
-			return err
-		}
-		if !slices.ContainsFunc(set.Signatures, func(sig store.Signature) bool { return !sig.Own && s.reference(image, sig.Reference) == ref }) {
-			return nil
-		}
-		return s.sign(ctx, image, ref, OnUpload, resolved{push.Tag, push.Manifest})
-	})
+	err := s.pushed(ctx, push, last, func(r Rule, t Trigger) bool { return r.Require != nil || t == OnUpload })
+	return errors.Join(err, s.supersede(ctx, push))
 }
 
-// each calls do with the images of a push and the reference each is signed under.
-func (s *Signing) each(ctx context.Context, push registry.Push, do func(image api.Image, ref string) error) error {
-	instances, err := push.Manifest.Instances()
+func (s *Signing) pushed(ctx context.Context, push registry.Push, patience time.Duration, wanted func(Rule, Trigger) bool) error {
+	until := time.Now().Add(patience)
+	if _, err := push.Manifest.Instances(); err != nil && len(s.rules) > 0 {
+		return err
+	}
+	j := job{image: api.Image{Host: s.c.Hosts[0], Repository: push.Repository, Digest: push.Manifest.Digest}, name: push.Tag, pushed: true}
+	if j.name == "" {
+		j.name = push.Manifest.Digest.String()
+	}
+	ref, err := j.reference()
 	if err != nil {
 		return err
 	}
-	for _, d := range append(instances, push.Manifest.Digest) {
-		image := api.Image{Host: s.c.Hosts[0], Repository: push.Repository, Digest: d}
-		ref := image.String()
-		if push.Tag != "" {
-			ref = image.Host + "/" + image.Repository + ":" + push.Tag
+	for _, j.rule = range s.rules.of(ref) {
+		switch {
+		case j.rule.on(OnPush):
+			j.trigger = OnPush
+		case j.rule.on(OnUpload):
+			j.trigger = OnUpload
+		default:
+			continue
 		}
-		if err := do(image, ref); err != nil {
-			return fmt.Errorf("sign %s as %s: %w", d, ref, err)
+		if !wanted(j.rule, j.trigger) {
+			continue
+		}
+		if _, err := s.now(ctx, until, j, resolved{j.name, push.Manifest}, nil); err != nil {
+			return fmt.Errorf("sign %s as %s: %w", push.Manifest.Digest, ref, err)
 		}
 	}
 	return ctx.Err()
 }
 
-// Countersign adds to a change that stores an upload the server's own signature of the same
-// reference, where a rule says so and the registry holds the image under it.
-func (s *Signing) Countersign(ctx context.Context, change *store.Change, before store.Set) error {
-	ref, known, err := s.due(ctx, change, before)
-	if err != nil || ref == "" {
-		return err
+// Uploading adds to a change that stores an upload what is to be signed because of it.
+func (s *Signing) Uploading(ctx context.Context, change *store.Change, before store.Set) error {
+	with := before
+	with.Signatures = append(slices.Clone(before.Signatures), change.Add...)
+	sets := func(ctx context.Context, image api.Image) (store.Set, error) {
+		if image == change.Image {
+			return with, nil
+		}
+		return s.c.Store.Get(ctx, image)
 	}
-	own, err := s.make(ctx, change.Image, ref, OnUpload)
-	if err != nil {
-		return err
+	for _, j := range s.uploads(change.Image, change.Add[0].Reference) {
+		due, err := s.due(ctx, j, with, sets)
+		if err != nil {
+			return err
+		}
+		if due {
+			change.Then = append(change.Then, j.task(s.c.Clock().Add(patience)))
+		}
 	}
-	if before.Stops(own) {
-		s.c.Log.Warn("not countersigned: withdrawn", "image", change.Image.String(), "reference", ref)
-		return nil
-	}
-	change.Add = append(change.Add, own)
-	change.Drop = append(change.Drop, s.left(ctx, change.Image, before, len(change.Add), known)...)
-	change.Record.Reason = "countersigned as " + ref
 	return nil
 }
 
-// Uploaded counts what Countersign added, or looks once more: the image may have been pushed
-// while its signature was being stored.
-func (s *Signing) Uploaded(ctx context.Context, change store.Change, after store.Set) error {
-	if len(change.Add) > 1 {
-		s.made.WithLabelValues(string(OnUpload)).Inc()
+// Uploaded signs what Uploading has queued, and looks once more: what it waited for may have come
+// while the upload was being stored.
+func (s *Signing) Uploaded(ctx context.Context, change store.Change) error {
+	until := time.Now().Add(patience)
+	for _, j := range s.uploads(change.Image, change.Add[0].Reference) {
+		var ends *store.Task
+		if slices.ContainsFunc(change.Then, func(t store.Task) bool { return t.Key == j.key() }) {
+			ends = &store.Task{Key: j.key(), State: store.Done}
+		}
+		if _, err := s.now(ctx, until, j, resolved{}, ends); err != nil {
+			return fmt.Errorf("sign %s: %w", change.Image, err)
+		}
+	}
+	return nil
+}
+
+// uploads are the jobs that an upload of this claim could be what was missing for.
+func (s *Signing) uploads(image api.Image, claimed string) (jobs []job) {
+	name := s.claimed(image, claimed)
+	if image.Host != s.c.Hosts[0] || name == "" {
 		return nil
 	}
-	ref, known, err := s.due(ctx, &change, after)
-	if err != nil || ref == "" {
-		return err
+	j := job{image: image, name: name, trigger: OnUpload}
+	ref, err := j.reference()
+	if err != nil {
+		return nil
 	}
-	return s.sign(ctx, change.Image, ref, OnUpload, known)
+	for _, j.rule = range s.rules.of(ref) {
+		if j.rule.on(OnUpload) {
+			jobs = append(jobs, j)
+		}
+	}
+	return jobs
 }
 
-// due returns the reference to countersign for an upload, or "" when there is none: no rule,
-// not our host, signed already, or not what the registry has under that reference.
-func (s *Signing) due(ctx context.Context, change *store.Change, set store.Set) (string, resolved, error) {
-	image := change.Image
-	if !s.on(OnUpload) || image.Host != s.c.Hosts[0] {
-		return "", resolved{}, nil
+// due reports whether a job could be done now, as far as the store knows; a registry that is away
+// is asked again by the queue.
+func (s *Signing) due(ctx context.Context, j job, set store.Set, sets sets) (bool, error) {
+	ref, err := j.reference()
+	if err != nil {
+		return false, err
 	}
-	ref := s.reference(image, change.Add[0].Reference)
-	if ref == "" || s.has(set, ref) {
-		return "", resolved{}, nil
+	if r, err := s.ready(j, j.image, ref, set); err != nil || !r.met {
+		return false, err
 	}
-	name := strings.TrimPrefix(strings.TrimPrefix(ref, image.Host+"/"+image.Repository), ":")
-	if name[0] == '@' {
-		name = name[1:]
+	m, instances, err := s.resolve(ctx, j, resolved{})
+	switch {
+	case errors.Is(err, registry.ErrUnavailable):
+		return true, nil
+	case errors.Is(err, errLeft) || errors.Is(err, registry.ErrInvalid):
+		return false, nil
+	case err != nil:
+		return false, err
 	}
-	m, err := s.c.Registry.Manifest(ctx, image.Repository, name)
-	if errors.Is(err, registry.ErrUnknown) || err == nil && !contains(m, image.Digest) {
-		return "", resolved{}, nil
+	list, err := s.readyList(ctx, j, m.Digest, instances, sets)
+	if err != nil || j.rule.Require != nil && !list.met {
+		return false, err
 	}
-	return ref, resolved{name, m}, err
+	signed := s.has(set, j.rule.Key, ref.String())
+	if signed && list.met && m.Digest != j.image.Digest {
+		above, err := sets(ctx, j.at(m.Digest))
+		return err == nil && !s.has(above, j.rule.Key, ref.String()), err
+	}
+	return !signed, nil
 }
 
-// reference returns what the server would sign for a claimed reference: the same under the
-// first of our hosts; "" where the claim is of another host, another repository or digest.
-func (s *Signing) reference(image api.Image, claimed string) string {
+// now does a job while somebody waits for it; what is not done until then is queued. What is not to
+// be signed is no error. ends is the job's own task, if it is queued.
+func (s *Signing) now(ctx context.Context, until time.Time, j job, known resolved, ends *store.Task) ([]Made, error) {
+	within, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
+	made, err := s.perform(within, j, known, ends)
+	slow := within.Err() != nil && ctx.Err() == nil
+	switch {
+	case err == nil:
+		return made, nil
+	case errors.Is(err, errLeft), errors.Is(err, ErrShut), errors.Is(err, errElsewhere):
+		return made, nil
+	case errors.Is(err, store.ErrWithdrawn):
+		s.c.Log.Warn("not signed: withdrawn", "image", j.image.String(), "reference", j.name, "rule", j.rule.String())
+		return made, nil
+	case errors.Is(err, registry.ErrInvalid):
+		return made, err
+	case ends != nil:
+		s.c.Log.Warn("the queue will sign", "image", j.image.String(), "reference", j.name, "cause", err)
+		return made, nil
+	}
+	s.c.Log.Warn("queued, to be signed", "image", j.image.String(), "reference", j.name, "cause", err)
+	if queueErr := s.queue(ctx, j); queueErr != nil {
+		return made, errors.Join(err, queueErr)
+	}
+	if slow || errors.Is(err, errWaiting) {
+		return made, nil
+	}
+	return made, err
+}
+
+// claimed returns the tag, or the digest, that a claimed reference says of an image; "" where the
+// claim is of another host than ours, another repository or digest.
+func (s *Signing) claimed(image api.Image, claimed string) string {
 	claim, err := reference.ParseNormalizedNamed(claimed)
 	if err != nil || !slices.Contains(s.c.Hosts, reference.Domain(claim)) || reference.Path(claim) != image.Repository {
 		return ""
 	}
 	if tagged, ok := claim.(reference.Tagged); ok {
-		return image.Host + "/" + image.Repository + ":" + tagged.Tag()
+		return tagged.Tag()
 	}
-	return image.String()
+	return image.Digest.String()
 }
 
-// has reports whether the image has our signature of this reference.
-func (s *Signing) has(set store.Set, ref string) bool {
-	return slices.ContainsFunc(set.Signatures, func(sig store.Signature) bool {
-		return sig.Own && sig.Reference == ref && s.c.Signer.Key().Has(sig.Fingerprint)
+// has reports whether the image has a key's signature of this reference.
+func (s *Signing) has(set store.Set, key, ref string) bool { return s.find(set, key, ref) >= 0 }
+
+func (s *Signing) find(set store.Set, key, ref string) int {
+	return slices.IndexFunc(set.Signatures, func(sig store.Signature) bool {
+		return sig.Own && sig.Reference == ref && s.c.Keys[key].Key().Has(sig.Fingerprint)
 	})
-}
-
-// sign stores our signature of one image under one reference, once.
-func (s *Signing) sign(ctx context.Context, image api.Image, ref string, trigger Trigger, known resolved) error {
-	set, err := s.c.Store.Get(ctx, image)
-	if err != nil || s.has(set, ref) {
-		return err
-	}
-	own, err := s.make(ctx, image, ref, trigger)
-	if err != nil {
-		return err
-	}
-	_, err = s.c.Store.Do(ctx, store.Change{
-		Image: image,
-		Add:   []store.Signature{own},
-		Drop:  s.left(ctx, image, set, 1, known),
-		Record: store.Record{
-			Time: own.Added, Action: store.Signed, Subject: "countersign", Image: image, Names: []string{own.Name},
-			Fingerprint: own.Fingerprint, Reference: ref, Reason: "on " + string(trigger),
-		},
-	})
-	if errors.Is(err, store.ErrWithdrawn) {
-		s.c.Log.Warn("not signed: withdrawn", "image", image.String(), "reference", ref)
-		return nil
-	}
-	if err == nil {
-		s.made.WithLabelValues(string(trigger)).Inc()
-	}
-	return err
-}
-
-// make asks the signer, and lets its answer through the door.
-func (s *Signing) make(ctx context.Context, image api.Image, ref string, trigger Trigger) (store.Signature, error) {
-	claim := signature.Claim{Reference: ref, Digest: image.Digest, Creator: "countersign", Timestamp: s.c.Clock()}
-	content, err := s.c.Signer.Sign(ctx, claim)
-	if err != nil {
-		return store.Signature{}, fmt.Errorf("signer: %w", err)
-	}
-	own, err := s.c.Door.Own(image, s.c.Signer.Key(), claim, content)
-	if err != nil {
-		return store.Signature{}, fmt.Errorf("what the signer returned is not used: %v", err)
-	}
-	own.Origin = string(trigger)
-	return own, nil
-}
-
-// A resolved is a tag or digest whose manifest is known without asking the registry.
-type resolved struct {
-	name     string
-	manifest registry.Manifest
-}
-
-// left returns those of our signatures whose tag no longer leads to the image, oldest first,
-// as many as must go so that the image stays within its limit; the store drops the oldest of
-// the rest. A tag that cannot be looked up is taken as still there.
-func (s *Signing) left(ctx context.Context, image api.Image, set store.Set, adding int, known resolved) []string {
-	excess := len(set.Signatures) + adding - s.c.Limits.All
-	var names []string
-	for _, sig := range set.Signatures {
-		if s.c.Limits.All == 0 || len(names) >= excess {
-			break
-		}
-		tag, tagged := strings.CutPrefix(sig.Reference, image.Host+"/"+image.Repository+":")
-		if !sig.Own || !tagged {
-			continue
-		}
-		m, err := known.manifest, error(nil)
-		if tag != known.name {
-			m, err = s.c.Registry.Manifest(ctx, image.Repository, tag)
-		}
-		if errors.Is(err, registry.ErrUnknown) || err == nil && !contains(m, image.Digest) {
-			names = append(names, sig.Name)
-		}
-	}
-	return names
-}
-
-// contains reports whether a manifest is the one of this digest, or a list that contains it.
-func contains(m registry.Manifest, d digest.Digest) bool {
-	if m.Digest == d {
-		return true
-	}
-	instances, err := m.Instances()
-	return err == nil && slices.Contains(instances, d)
 }

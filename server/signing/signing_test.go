@@ -2,6 +2,7 @@ package signing_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,7 +32,7 @@ var hosts = []string{"registry.example.com", "alias.example.com:5000"}
 
 var signers = sync.OnceValue(func() map[string]*signature.FileSigner {
 	made := map[string]*signature.FileSigner{}
-	for _, name := range []string{"server", "alice"} {
+	for _, name := range []string{"server", "second", "alice", "bob", "carol"} {
 		private, _, err := signature.Generate(name, 3072, time.Now())
 		if err != nil {
 			panic(err)
@@ -43,15 +44,34 @@ var signers = sync.OnceValue(func() map[string]*signature.FileSigner {
 	return made
 })
 
-// A world is a signing on a real registry and a real store; alice may upload.
+// A world is a signing on a real registry and a real store; alice, bob and carol may upload.
 type world struct {
 	store    *disk.Store
 	registry *registry.Embedded
 	door     *admission.Door
 	signing  *signing.Signing
+	config   signing.Config
 }
 
+// everything is what -sign-on makes of the settings.
+func everything(on ...signing.Trigger) []signing.Rule { return []signing.Rule{{Key: "server", On: on}} }
+
+// newWorld signs with one key on everything; nil: there is neither key nor rule.
 func newWorld(t *testing.T, limit int, signer signature.Signer, on ...signing.Trigger) *world {
+	t.Helper()
+	if signer == nil || len(on) == 0 {
+		return newWorldOf(t, limit, nil, nil)
+	}
+	return newWorldOf(t, limit, map[string]signature.Signer{"server": signer}, everything(on...))
+}
+
+// ruled signs with two keys, server and second, by these rules.
+func ruled(t *testing.T, rules ...signing.Rule) *world {
+	t.Helper()
+	return newWorldOf(t, 100, map[string]signature.Signer{"server": server(), "second": signers()["second"]}, rules)
+}
+
+func newWorldOf(t *testing.T, limit int, keys map[string]signature.Signer, rules []signing.Rule) *world {
 	t.Helper()
 	limits := store.DefaultLimits()
 	limits.All = limit
@@ -60,7 +80,7 @@ func newWorld(t *testing.T, limit int, signer signature.Signer, on ...signing.Tr
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() }) // some tests close it first
-	trusted := policy.Trust(hosts, signers()["alice"].Key())
+	trusted := policy.Trust(hosts, signature.Join(signers()["alice"].Key(), signers()["bob"].Key(), signers()["carol"].Key()))
 	w := &world{store: s, door: admission.New(admission.Config{
 		Hosts: hosts, Policy: func() *policy.Policy { return trusted }, Clients: signature.AllClients, Clock: time.Now,
 	})}
@@ -73,14 +93,23 @@ func newWorld(t *testing.T, limit int, signer signature.Signer, on ...signing.Tr
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = w.registry.Close() })
-	w.signing, err = signing.New(signing.Config{
-		Hosts: hosts, Signer: signer, On: on, Registry: w.registry, Store: s, Door: w.door, Limits: limits,
-		Clock: time.Now, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
-	})
-	if err != nil {
+	w.config = signing.Config{
+		Hosts: hosts, Keys: keys, Rules: rules, Registry: w.registry, Store: s, Door: w.door, Limits: limits,
+		Clock: time.Now, Log: slog.New(slog.DiscardHandler),
+	}
+	w.restart(t, rules...)
+	return w
+}
+
+// restart is a start with other rules on what is there.
+func (w *world) restart(t *testing.T, rules ...signing.Rule) {
+	t.Helper()
+	c := w.config
+	c.Rules, c.Metrics = rules, prometheus.NewRegistry()
+	var err error
+	if w.signing, err = signing.New(c); err != nil {
 		t.Fatal(err)
 	}
-	return w
 }
 
 func server() *signature.FileSigner { return signers()["server"] }
@@ -135,27 +164,43 @@ func imageOf(repository, manifest string) api.Image {
 // upload does what the server does with a signature of alice's.
 func (w *world) upload(t *testing.T, image api.Image, reference string) error {
 	t.Helper()
-	content, err := signers()["alice"].Sign(t.Context(), signature.Claim{Reference: reference, Digest: image.Digest})
+	return w.uploadBy(t, "alice", image, reference)
+}
+
+func (w *world) uploadBy(t *testing.T, person string, image api.Image, reference string) error {
+	t.Helper()
+	content, err := signers()[person].Sign(t.Context(), signature.Claim{Reference: reference, Digest: image.Digest, Timestamp: time.Now(), Creator: rand.Text()})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return w.bring(t, image, content)
+}
+
+func (w *world) bring(t *testing.T, image api.Image, content signature.Untrusted) error {
+	t.Helper()
 	admitted, err := w.door.Admit(admission.Upload{Image: image, Content: content, Origin: "upload"})
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	before, err := w.store.Get(t.Context(), image)
 	if err != nil {
 		return err
 	}
 	change := admitted.Change(0)
-	if err := w.signing.Countersign(t.Context(), &change, before); err != nil {
+	if err := w.signing.Uploading(t.Context(), &change, before); err != nil {
 		return err
 	}
-	after, err := w.store.Do(t.Context(), change)
-	if err != nil {
+	if _, err := w.store.Do(t.Context(), change); err != nil {
 		return err
 	}
-	return w.signing.Uploaded(t.Context(), change, after)
+	return w.signing.Uploaded(t.Context(), change)
+}
+
+func (w *world) mustUpload(t *testing.T, person string, image api.Image, reference string) {
+	t.Helper()
+	if err := w.uploadBy(t, person, image, reference); err != nil {
+		t.Fatalf("upload by %s for %s: %v", person, reference, err)
+	}
 }
 
 // own returns the references of the server's own signatures, in their order.

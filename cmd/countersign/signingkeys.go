@@ -1,0 +1,82 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/countersign-dev/countersign/signature"
+)
+
+// ownKey is what rules call the key that the server has made itself.
+const ownKey = "server"
+
+// openKeys opens the keys that the settings name, or else the server's own.
+func (h *house) openKeys(ctx context.Context, s settings) (err error) {
+	if len(s.Signing.Keys) > 0 {
+		h.keys, err = openKeys(s, time.Now)
+		return err
+	}
+	h.signer, h.made, err = keyIn(s.Data).open(ctx, h.store, s.controlled(), time.Now)
+	if err != nil {
+		return err
+	}
+	h.keys = map[string]signature.Signer{}
+	if h.signer == nil {
+		h.log.Warn("nothing is signed: there are signatures, and the key in keys/server.key is gone; bring it back from a backup", "data", s.Data)
+		return nil
+	}
+	h.keys[ownKey] = h.signer
+	return nil
+}
+
+// openKeys publishes the public parts beside where a key of the server's own would be, whether a
+// rule names them or not: what they signed once is still served.
+func openKeys(s settings, clock func() time.Time) (map[string]signature.Signer, error) {
+	keys := map[string]signature.Signer{}
+	for name, at := range s.Signing.Keys {
+		signer, err := at.open(clock)
+		if err != nil {
+			return nil, fmt.Errorf("signing.keys.%s: %w", name, err)
+		}
+		for other, has := range keys {
+			if shared := signature.Shared(signer.Key(), has.Key()); len(shared) > 0 {
+				return nil, fmt.Errorf("signing.keys: %s and %s are the same key, %s", name, other, shared[0])
+			}
+		}
+		keys[name] = signer
+		published := keyFile{public: filepath.Join(s.Data, "keys", name+".asc")}
+		if err := published.publish(signer.Key().Armored()); err != nil {
+			return nil, err
+		}
+	}
+	return keys, nil
+}
+
+func (at keyAt) open(clock func() time.Time) (*signature.FileSigner, error) {
+	private, err := readPrivate(at.File)
+	if err != nil {
+		return nil, err
+	}
+	var passphrase []byte
+	if at.PassphraseFile != "" {
+		if passphrase, err = readPrivate(at.PassphraseFile); err != nil {
+			return nil, err
+		}
+	}
+	signer, err := signature.NewFileSigner(private, bytes.TrimRight(passphrase, "\r\n"), clock)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", at.File, err)
+	}
+	return signer, nil
+}
+
+func readPrivate(file string) ([]byte, error) {
+	if err := checkPrivate(file); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(file)
+}

@@ -1,0 +1,143 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/distribution/reference"
+
+	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/server/access"
+	"github.com/countersign-dev/countersign/server/registry"
+	"github.com/countersign-dev/countersign/signature"
+)
+
+// Bounds of one page of coverage: what it looks at, and how long it begins to look at more.
+const (
+	maxCovered  = 100
+	coverWithin = 10 * time.Second
+)
+
+// serveTags lists the tags of a repository.
+func (s *Server) serveTags(w http.ResponseWriter, r *http.Request) {
+	repository, err := s.pulled(r)
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
+	tags, next, err := s.c.Registry.Tags(asCaller(r), repository, r.URL.Query().Get("after"))
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, api.TagPage{Repository: s.c.Hosts[0] + "/" + repository, Tags: append([]string{}, tags...), Next: next})
+}
+
+// serveRepositories lists what the registry has.
+func (s *Server) serveRepositories(w http.ResponseWriter, r *http.Request) {
+	err := s.may(r, access.Admin, s.c.Hosts[0], "")
+	page := api.RepositoryPage{Repositories: []string{}}
+	if err == nil {
+		var names []string
+		names, page.Next, err = s.c.Registry.Repositories(r.Context(), r.URL.Query().Get("after"))
+		page.Repositories = append(page.Repositories, names...)
+	}
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, page)
+}
+
+// pulled reads the repository of a query, with our host or without, and asks whether the caller
+// may pull from it.
+func (s *Server) pulled(r *http.Request) (string, error) {
+	repository := r.URL.Query().Get("repository")
+	if named, err := signature.ParseReference(repository); err == nil && s.kept(reference.Domain(named)) == s.c.Hosts[0] {
+		repository = reference.Path(named)
+	}
+	if named, err := reference.WithName(s.c.Hosts[0] + "/" + repository); err != nil || reference.Path(named) != repository {
+		return "", fmt.Errorf("%w: repository %.200q is the name of none", errRequest, repository)
+	}
+	return repository, s.may(r, access.Pull, s.c.Hosts[0], repository)
+}
+
+// serveCoverage says of the tags of a repository what nodes of a profile would reject.
+func (s *Server) serveCoverage(w http.ResponseWriter, r *http.Request) {
+	repository, err := s.pulled(r)
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
+	page, err := s.coverage(asCaller(r), repository, r.URL.Query().Get("profile"), r.URL.Query().Get("after"))
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, page)
+}
+
+func (s *Server) coverage(ctx context.Context, repository, profile, after string) (api.CoveragePage, error) {
+	page := api.CoveragePage{Repository: s.c.Hosts[0] + "/" + repository, Tags: []api.TagCoverage{}}
+	var err error
+	if _, page.Profile, err = s.policyOf(api.VerifyRequest{Profile: profile}); err != nil {
+		return page, err
+	}
+	tags, next, err := s.c.Registry.Tags(ctx, repository, after)
+	if err != nil {
+		return page, err
+	}
+	page.Next = next
+	until := time.Now().Add(coverWithin)
+	for i, tag := range tags {
+		if i == maxCovered || time.Now().After(until) {
+			page.Next = tags[i-1]
+			return page, nil
+		}
+		covered, err := s.covered(ctx, page.Repository, tag, page.Profile)
+		if errors.Is(err, registry.ErrUnknown) {
+			continue // it is gone meanwhile
+		}
+		if err != nil {
+			return page, err
+		}
+		page.Tags = append(page.Tags, covered)
+	}
+	return page, nil
+}
+
+// covered judges one tag, as verify does.
+func (s *Server) covered(ctx context.Context, repository, tag, profile string) (api.TagCoverage, error) {
+	c := api.TagCoverage{Tag: tag}
+	select {
+	case s.verifying <- struct{}{}:
+		defer func() { <-s.verifying }()
+	case <-ctx.Done():
+		return c, ctx.Err()
+	}
+	v, err := s.verify(ctx, api.VerifyRequest{Reference: repository + ":" + tag, Profile: profile})
+	if errors.Is(err, registry.ErrInvalid) {
+		c.Rejected = []api.RejectedManifest{{Reasons: []string{err.Error()}}}
+		return c, nil
+	}
+	if err != nil {
+		return c, err
+	}
+	c.Accepted, c.Advice, c.Digest = v.Accepted, v.Advice, v.Manifests[0].Digest
+	for _, m := range v.Manifests {
+		if m.Accepted || m.List || m.Platform == attestation {
+			continue
+		}
+		rejected := api.RejectedManifest{Digest: m.Digest, Platform: m.Platform, Scope: m.Scope}
+		for _, requirement := range m.Requirements {
+			if !requirement.Accepted {
+				rejected.Reasons = append(rejected.Reasons, requirement.Reason)
+			}
+		}
+		c.Rejected = append(c.Rejected, rejected)
+	}
+	return c, nil
+}

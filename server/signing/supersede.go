@@ -1,0 +1,147 @@
+package signing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/server/registry"
+	"github.com/countersign-dev/countersign/store"
+)
+
+// supersede queues a look at what a pushed tag has left. Nobody knows what it was before: the look
+// finds it by the server's signatures.
+func (s *Signing) supersede(ctx context.Context, push registry.Push) error {
+	if push.Tag == "" {
+		return nil
+	}
+	j := job{image: api.Image{Host: s.c.Hosts[0], Repository: push.Repository, Digest: push.Manifest.Digest}, name: push.Tag}
+	ref, err := j.reference()
+	if err != nil {
+		return err
+	}
+	for _, j.rule = range s.rules.of(ref) {
+		if j.rule.Supersede == 0 {
+			continue
+		}
+		key := fmt.Sprintf("%s %s %s %s", KindSupersede, j.image, j.name, j.rule.Key)
+		due := s.c.Clock().Add(j.rule.Supersede)
+		// The tag may come back to an image: then the delay begins again.
+		_, err := s.c.Store.Do(ctx, store.Change{Image: j.image, Ends: &store.Task{Key: key, State: store.Queued, Due: due}})
+		if errors.Is(err, store.ErrLease) {
+			_, err = s.c.Store.Do(ctx, store.Change{Image: j.image, Then: []store.Task{taskOf(KindSupersede, key, j, due)}})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// supersedeTask drops what the rule's key has signed under a tag and the tag has left. What a later
+// push has brought, and left since, is that push's own to look at.
+func (s *Signing) supersedeTask(ctx context.Context, t store.Task, ends *store.Task) error {
+	j, err := s.supersedeOf(t)
+	if err != nil {
+		return err
+	}
+	ref, err := j.reference()
+	if err != nil {
+		return err
+	}
+	keep, err := s.kept(ctx, j)
+	if err != nil {
+		return err
+	}
+	filter := store.Filter{Kind: store.Signatures, Host: j.image.Host, Repository: j.image.Repository}
+	for after := store.Cursor(""); ; {
+		var entries []store.Entry
+		if entries, after, err = s.c.Store.List(ctx, filter, after, 1000); err != nil {
+			return err
+		}
+		for _, e := range entries {
+			sig := e.Signature
+			if !sig.Own || sig.Reference != ref.String() || !s.c.Keys[j.rule.Key].Key().Has(sig.Fingerprint) || slices.Contains(keep, e.Image.Digest) {
+				continue
+			}
+			if err := s.drop(ctx, e.Image, *sig, j); err != nil {
+				return err
+			}
+		}
+		if after == "" {
+			break
+		}
+	}
+	_, err = s.c.Store.Do(ctx, store.Change{Image: t.Image, Ends: ends})
+	return err
+}
+
+// supersedeOf reads a task whose rule may have changed: its delay is not what counts.
+func (s *Signing) supersedeOf(t store.Task) (job, error) {
+	j, d, err := readTask(t)
+	if err != nil {
+		return j, err
+	}
+	ref, err := j.reference()
+	if err != nil {
+		return j, err
+	}
+	for _, j.rule = range s.rules.of(ref) {
+		if j.rule.Key == d.Key && j.rule.Supersede > 0 {
+			return j, nil
+		}
+	}
+	return j, fmt.Errorf("%w says any more that signatures of %s with key %s are superseded", ErrNoRule, ref, d.Key)
+}
+
+// kept are the manifests that keep their signature: what the tag is now, and what pushes have
+// brought that are to be looked at later, this one's among them; instances included.
+func (s *Signing) kept(ctx context.Context, j job) (keep []digest.Digest, err error) {
+	names := []string{j.name, j.image.Digest.String()}
+	filter := store.Filter{Kind: store.Tasks, Host: j.image.Host, Repository: j.image.Repository}
+	for after := store.Cursor(""); ; {
+		var entries []store.Entry
+		if entries, after, err = s.c.Store.List(ctx, filter, after, 1000); err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			other, d, err := readTask(*e.Task)
+			if e.Task.Kind == KindSupersede && err == nil && other.name == j.name && d.Key == j.rule.Key {
+				names = append(names, e.Image.Digest.String())
+			}
+		}
+		if after == "" {
+			break
+		}
+	}
+	for _, name := range names {
+		m, err := s.c.Registry.Manifest(ctx, j.image.Repository, name)
+		if errors.Is(err, registry.ErrUnknown) {
+			keep = append(keep, digest.Digest(name)) // a digest that is gone, or a tag, which is none
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		instances, err := m.Instances()
+		if err != nil {
+			return nil, err
+		}
+		keep = append(append(keep, m.Digest), instances...)
+	}
+	return keep, nil
+}
+
+func (s *Signing) drop(ctx context.Context, image api.Image, sig store.Signature, j job) error {
+	_, err := s.c.Store.Do(ctx, store.Change{Image: image, Drop: []string{sig.Name}, Record: store.Record{
+		Time: s.c.Clock(), Action: store.Dropped, Subject: subject, Image: image, Names: []string{sig.Name},
+		Fingerprint: sig.Fingerprint, Reference: sig.Reference,
+		Reason: fmt.Sprintf("superseded by %s: the tag has left it for %s or longer", j.rule, j.rule.Supersede.Round(time.Second)),
+	}})
+	return err
+}
