@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/countersign-dev/countersign/api"
@@ -22,15 +24,34 @@ const maxAnswer = 64 << 20
 type client struct {
 	server string
 	http   http.Client
+	login  login
+	once   sync.Once // the flags have been read
+	err    error
 }
 
 // clientFlags adds what every client command takes.
 func clientFlags(flags *flag.FlagSet) *client {
-	c := &client{http: http.Client{Timeout: time.Minute, Transport: &http.Transport{
-		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute,
-	}}}
+	c := &client{}
+	c.login.flags(flags)
 	flags.StringVar(&c.server, "server", "http://127.0.0.1:5000", "`URL` of the server")
 	return c
+}
+
+// open makes what asks, once. It follows no redirect: credentials go to the server that is named.
+func (c *client) open() error {
+	c.once.Do(func() {
+		config, err := c.login.tls()
+		c.http = http.Client{
+			Timeout:       time.Minute,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			Transport: &http.Transport{
+				Proxy: http.ProxyFromEnvironment, TLSClientConfig: config,
+				ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute,
+			},
+		}
+		c.err = err
+	})
+	return c.err
 }
 
 // do sends a request as JSON, if it is not nil, and decodes the answer into result, if that is not.
@@ -66,6 +87,9 @@ func (c *client) ask(ctx context.Context, method, path string, header http.Heade
 		return nil, nil, err
 	}
 	r.Header = header
+	if err := errors.Join(c.open(), c.login.authorize(r)); err != nil {
+		return nil, nil, err
+	}
 	answer, err := c.http.Do(r)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w\nhint: does the server run there? -server names another", err)
@@ -75,7 +99,7 @@ func (c *client) ask(ctx context.Context, method, path string, header http.Heade
 	if err != nil {
 		return nil, nil, err
 	}
-	if answer.StatusCode >= http.StatusBadRequest {
+	if answer.StatusCode >= http.StatusMultipleChoices {
 		return nil, nil, refusal(answer, content)
 	}
 	return content, answer.Header, nil

@@ -42,6 +42,7 @@ var mayKnow = map[string][]string{
 var onlyIn = map[string][]string{
 	"github.com/ProtonMail/go-crypto":         {"signature"},
 	"github.com/distribution/distribution/v3": {"api", "server/registry", "server/access", "e2e/distribution"},
+	"github.com/docker":                       {"cmd/countersign"},
 	"github.com/go-chi/chi":                   {"server"},
 	"github.com/go-jose/go-jose":              {"server/access"},
 	"github.com/golang-migrate/migrate":       {"store/postgres"},
@@ -51,6 +52,7 @@ var onlyIn = map[string][]string{
 	"go.etcd.io/bbolt":                        {"store/disk"},
 	"go.yaml.in/yaml":                         {"cmd/countersign"},
 	"golang.org/x/crypto":                     {"server/access"},
+	"golang.org/x/term":                       {"cmd/countersign"},
 	"golang.org/x/time":                       {"server/access"},
 	"github.com/google/go-cmp":                {"store/storetest"},
 	"pgregory.net/rapid":                      {},

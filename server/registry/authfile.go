@@ -8,6 +8,9 @@ import (
 	"strings"
 )
 
+// ErrNoCredentials is what AuthFile's error wraps where the file reads, and has none for the hosts.
+var ErrNoCredentials = errors.New("it has no credentials")
+
 // AuthFile reads the credentials for one of these hosts, the first that has any, out of a file as
 // docker and podman write it (containers-auth.json(5)) and Kubernetes keeps it in a secret:
 //
@@ -35,7 +38,7 @@ func AuthFile(content []byte, hosts ...string) (authorization string, err error)
 			return "Basic " + entry.Auth, nil
 		}
 	}
-	return "", fmt.Errorf("it has no credentials for %s", strings.Join(hosts, " or "))
+	return "", fmt.Errorf("%w for %s", ErrNoCredentials, strings.Join(hosts, " or "))
 }
 
 // hostOf is what docker's names have in common: it writes URLs, with a path.
