@@ -16,19 +16,29 @@ const (
 	AuditPath       = "/api/v1/audit"
 )
 
-// A SignatureEntry is one line of a listing of signatures.
+// States of what a listing of signatures has.
+const (
+	StateServed    = "served" // to nodes
+	StateWithdrawn = "withdrawn"
+)
+
+// A SignatureEntry is one line of a listing of signatures. Of what was withdrawn there is no more
+// than the name or the key, and the withdrawal; the image's own has neither.
 type SignatureEntry struct {
 	Image
-	Index       int       `json:"index"` // on the lookaside, from 1
-	Name        string    `json:"name"`
-	Fingerprint string    `json:"fingerprint"`
+	State       string    `json:"state"`
+	Index       int       `json:"index,omitempty"` // on the lookaside, from 1
+	Name        string    `json:"name,omitempty"`
+	Fingerprint string    `json:"fingerprint,omitempty"`
 	UserID      string    `json:"userID,omitempty"`
-	Reference   string    `json:"reference"`     // the claimed one
-	Own         bool      `json:"own,omitempty"` // made by the server
-	Origin      string    `json:"origin"`        // what brought it: upload, push, request, import
+	Reference   string    `json:"reference,omitempty"` // the claimed one
+	Own         bool      `json:"own,omitempty"`       // made by the server
+	Origin      string    `json:"origin,omitempty"`    // what brought it: upload, push, request, import
 	Uploader    string    `json:"uploader,omitempty"`
-	Signed      time.Time `json:"signed"`
-	Added       time.Time `json:"added"`
+	Signed      time.Time `json:"signed,omitzero"`
+	Added       time.Time `json:"added,omitzero"`
+
+	Withdrawal *WithdrawalEntry `json:"withdrawal,omitempty"`
 }
 
 // A SignaturePage is what a listing answers. Next goes on behind it; it is empty at the end. A page

@@ -18,7 +18,10 @@ const (
 // ErrPath is what a path that belongs to neither protocol wraps.
 var ErrPath = errors.New("no such path")
 
-// maxIndex bounds an index in a path: clients stop at 128 (protocol.md 1.3).
+// MaxIndex is the last index that every client reads (protocol.md 1.3).
+const MaxIndex = 127
+
+// maxIndex bounds an index in a path.
 const maxIndex = 9999
 
 // ExtensionPath returns /extensions/v2/<repository>/signatures/<digest> (protocol.md 3.2).

@@ -3,7 +3,9 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -65,7 +67,7 @@ func TestWithdraw(t *testing.T) {
 				s.upload(t, repository, i.digest(), sign(t, "alice", reference, i.digest())).refused(t, 403, "DENIED", "withdrawn", "the build was bad")
 			}
 			s.wantSigned(t, repository, i.digest(), want...)
-			s.get(t, fmt.Sprintf("%s/signature-%d", lookaside(repository, i.digest()), len(want)+1)).want(t, 404)
+			s.wantServed(t, repository, i.digest())
 			shows(t, s.cli(t, 0, "list", "-withdrawn", repository), byDigest, scope, "the build was bad", "anonymous")
 
 			id := regexp.MustCompile(`countersign lift (\S+)`).FindStringSubmatch(out)[1]
@@ -75,6 +77,152 @@ func TestWithdraw(t *testing.T) {
 			works(t)(n.pull(t, reference))
 			trail := s.cli(t, 0, "audit")
 			shows(t, trail, "signed by countersign "+byDigest, "withdrawn by anonymous from 127.0.0.1 "+byDigest, "lifted by anonymous", "admitted by anonymous")
+		})
+	}
+}
+
+// withdrew says whether something is withdrawn of an image.
+func (s *server) withdrew(t testing.TB, repository, digest string) bool {
+	t.Helper()
+	return strings.Contains(s.get(t, "/api/v1/withdrawals?repository="+repository+"&digest="+digest).want(t, 200).body, `"id"`)
+}
+
+// wantServed asserts that the lookaside serves nothing but what the extension lists, all of it, and
+// then 404; after a withdrawal some of it for a second time.
+func (s *server) wantServed(t testing.TB, repository, digest string) {
+	t.Helper()
+	list := s.signatures(t, repository, digest)
+	for index := 1; ; index++ {
+		a := s.get(t, fmt.Sprintf("%s/signature-%d", lookaside(repository, digest), index)).within(t, 200, 404)
+		if a.status == 404 {
+			if index <= len(list) {
+				t.Errorf("%d signatures are listed, and there is no signature-%d", len(list), index)
+			}
+			return
+		}
+		if len(list) == 0 || a.body != string(list[(index-1)%len(list)].Content) {
+			t.Fatalf("signature-%d is none of the %d that are listed, or at another's place", index, len(list))
+		}
+	}
+}
+
+// TestReaderInMidLoop reads the lookaside as clients do, a file after the other, while a signature is
+// withdrawn: before each of the steps once, each of the signatures once. What stays is met.
+func TestReaderInMidLoop(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg")
+	s := trusting(t, "-sign-on", "none")
+	const n = 3
+	for gone := range n {
+		for at := 1; at <= n+1; at++ {
+			i := newImage(fmt.Sprint("mid-loop ", gone, at))
+			for range n {
+				s.upload(t, "ns/app", i.digest(), sign(t, "alice", s.address+"/ns/app:v1", i.digest())).want(t, 201)
+			}
+			list := s.signatures(t, "ns/app", i.digest())
+			met := map[string]int{}
+			for index := 1; ; index++ {
+				if index == at {
+					s.do(t, "POST", "/api/v1/withdrawals", fmt.Sprintf(`{"repository":"ns/app","digest":%q,"scope":"signature","name":%q,"reason":"x"}`,
+						i.digest(), list[gone].Name)).want(t, 201)
+				}
+				a := s.get(t, fmt.Sprintf("%s/signature-%d", lookaside("ns/app", i.digest()), index)).within(t, 200, 404)
+				if a.status == 404 {
+					break
+				}
+				met[a.body] = index
+			}
+			for k, e := range list {
+				index, ok := met[string(e.Content)]
+				if k != gone && !ok {
+					t.Errorf("signature %d of %d was withdrawn before step %d: the reader missed %d", gone+1, n, at, k+1)
+				}
+				if k == gone && index >= at {
+					t.Errorf("signature %d of %d was withdrawn before step %d, and met at %d", gone+1, n, at, index)
+				}
+			}
+		}
+	}
+}
+
+// TestKilledInWithdraw kills the server behind each write-class system call of a withdrawal. When it
+// is back the withdrawal is whole, the list is dense, and to withdraw again works.
+func TestKilledInWithdraw(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg", "strace")
+	begun := trusting(t, "-sign-on", "none")
+	i := newImage("killed in withdraw")
+	for _, person := range []string{"alice", "carol", "alice"} {
+		begun.upload(t, "ns/app", i.digest(), sign(t, person, begun.address+"/ns/app:v1", i.digest())).want(t, 201)
+	}
+	signers := begun.signed(t, "ns/app", i.digest())
+	begun.stop(t)
+	request := fmt.Sprintf(`{"repository":"ns/app","digest":%q,"scope":"key","key":%q,"reason":"lost"}`, i.digest(), fingerprintOf(t, "alice"))
+	send := func(s *server) int {
+		res, err := client.Post("http://"+s.address+"/api/v1/withdrawals", "application/json", strings.NewReader(request))
+		if err != nil {
+			return 0 // killed
+		}
+		defer res.Body.Close()
+		return res.StatusCode
+	}
+	on := func(t *testing.T) *server {
+		data := filepath.Join(t.TempDir(), "data")
+		copyData(t, begun.data, data)
+		return startIn(t, data, "-sign-on", "none", "-host", begun.address)
+	}
+	s := on(t)
+	r := s.trace(t, 0)
+	if status := send(s); status != 201 {
+		t.Fatalf("the withdrawal is answered %d", status)
+	}
+	n := len(slices.DeleteFunc(r.finish(t), isResumed))
+	points := []int{1, n/2 + 1, n}
+	if soak() {
+		points = points[:0]
+		for k := range n {
+			points = append(points, k+1)
+		}
+	}
+	t.Logf("a withdrawal makes %d write-class calls; killing behind those: %d", n, points)
+	for _, k := range points {
+		t.Run(fmt.Sprint("behind call ", k), func(t *testing.T) {
+			t.Parallel()
+			s := on(t)
+			r := s.trace(t, hold)
+			answered := make(chan int, 1)
+			go func() { answered <- send(s) }()
+			for seen := 0; seen < k; {
+				line, ok := r.next(t)
+				if !ok {
+					t.Fatalf("strace ended behind call %d", seen)
+				}
+				if !isResumed(line) {
+					seen++
+				}
+			}
+			s.kill(t)
+			status := <-answered
+			_ = r.rest(t)
+			back := startIn(t, s.data, "-sign-on", "none", "-host", begun.address)
+			got, kept := back.signed(t, "ns/app", i.digest()), back.cli(t, 0, "list", "-withdrawn", "ns/app")
+			done := strings.Contains(kept, "lost")
+			if want := signers[1:2]; done && !slices.Equal(got, want) {
+				t.Errorf("it is withdrawn, and there are %q, want %q", got, want)
+			}
+			if !done && (status == 201 || !slices.Equal(got, signers)) {
+				t.Errorf("answered %d and not withdrawn, there are %q, want %q", status, got, signers)
+			}
+			if records := strings.Count(back.cli(t, 0, "audit"), "withdrawn by"); (records == 1) != done {
+				t.Errorf("withdrawn: %v, and %d records of it", done, records)
+			}
+			back.wantServed(t, "ns/app", i.digest())
+			if status := send(back); status != 201 {
+				t.Errorf("once more is answered %d", status)
+			}
+			if got := back.signed(t, "ns/app", i.digest()); !slices.Equal(got, signers[1:2]) {
+				t.Errorf("in the end there are %q", got)
+			}
 		})
 	}
 }
@@ -155,7 +303,15 @@ func TestList(t *testing.T) {
 	if len(seen) != 8 {
 		t.Errorf("%d signatures in pages, want 8", len(seen))
 	}
-	for _, bad := range []string{"limit=0", "limit=1001", "limit=x", "after=x"} {
+	shows(t, s.cli(t, 0, "list", "-state", "served", "ns/app0"), "alice <alice@example.test>", "ADDED")
+	if out := s.get(t, "/api/v1/signatures?state=withdrawn").want(t, 200).body; !strings.Contains(out, `"signatures":[]`) {
+		t.Errorf("nothing was withdrawn, and the listing has %s", out)
+	}
+	s.cli(t, 0, "withdraw", "-key", fingerprintOf(t, "alice"), "-reason", "lost", s.address+"/ns/app0@"+i.digest())
+	shows(t, s.get(t, "/api/v1/signatures?state=withdrawn&repository=ns/app0").want(t, 200).body,
+		`"state":"withdrawn"`, `"fingerprint":"`+fingerprintOf(t, "alice"), `"reason":"lost"`)
+	shows(t, s.cli(t, 0, "list", "-state", "withdrawn", "-digest", i.digest()), "lost")
+	for _, bad := range []string{"state=x", "limit=0", "limit=1001", "limit=x", "after=x"} {
 		s.get(t, "/api/v1/signatures?"+bad).refused(t, 400, "UNSUPPORTED")
 	}
 	s.do(t, "POST", "/api/v1/signatures", "").refused(t, 405, "UNSUPPORTED")

@@ -8,11 +8,12 @@ package lookaside
 import (
 	"errors"
 
+	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/signature"
 )
 
 // MaxIndex is the last index that every client reads (protocol.md 1.3).
-const MaxIndex = 127
+const MaxIndex = api.MaxIndex
 
 // What is wrong with a lookaside, or with one file of it.
 var (

@@ -23,20 +23,43 @@ const maxReason = 1024
 // serveSignatures lists what is kept: of one repository to those who may pull it, of others to
 // admins.
 func (s *Server) serveSignatures(w http.ResponseWriter, r *http.Request) {
-	entries, next, err := s.list(r, store.Signatures)
+	kind, err := kindOf(r.URL.Query().Get("state"))
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
+	entries, next, err := s.list(r, kind)
 	if err != nil {
 		writeError(w, r, err)
 		return
 	}
 	page := api.SignaturePage{Signatures: []api.SignatureEntry{}, Next: string(next)}
 	for _, e := range entries {
-		sig := e.Signature
-		page.Signatures = append(page.Signatures, api.SignatureEntry{
-			Image: e.Image, Index: e.Index, Name: sig.Name, Fingerprint: sig.Fingerprint, UserID: sig.UserID, Reference: sig.Reference,
-			Own: sig.Own, Origin: sig.Origin, Uploader: sig.Uploader, Signed: sig.Signed, Added: sig.Added,
-		})
+		page.Signatures = append(page.Signatures, signatureEntry(e))
 	}
 	writeJSON(w, http.StatusOK, page)
+}
+
+func kindOf(state string) (string, error) {
+	switch state {
+	case "", api.StateServed:
+		return store.Signatures, nil
+	case api.StateWithdrawn:
+		return store.Withdrawals, nil
+	}
+	return "", fmt.Errorf("%w: state %.20q is neither %s nor %s", errRequest, state, api.StateServed, api.StateWithdrawn)
+}
+
+func signatureEntry(e store.Entry) api.SignatureEntry {
+	if e.Withdrawal != nil {
+		wd := withdrawalEntry(e.Image, *e.Withdrawal)
+		return api.SignatureEntry{Image: e.Image, State: api.StateWithdrawn, Name: wd.Name, Fingerprint: wd.Key, Withdrawal: &wd}
+	}
+	sig := e.Signature
+	return api.SignatureEntry{
+		Image: e.Image, State: api.StateServed, Index: e.Index, Name: sig.Name, Fingerprint: sig.Fingerprint, UserID: sig.UserID,
+		Reference: sig.Reference, Own: sig.Own, Origin: sig.Origin, Uploader: sig.Uploader, Signed: sig.Signed, Added: sig.Added,
+	}
 }
 
 // list reads filter and cursor from the query, asks whether the caller may, and lists.

@@ -3,12 +3,14 @@ package server
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/signature"
+	"github.com/countersign-dev/countersign/store"
 )
 
 // serveSigstore is the lookaside of the server's own host.
@@ -66,11 +68,12 @@ func (s *Server) getSignature(w http.ResponseWriter, r *http.Request, image api.
 		writeError(w, r, err)
 		return
 	}
-	if index > len(set.Signatures) {
+	place := placeOf(set, index, s.c.Clock())
+	if place == 0 {
 		writeError(w, r, fmt.Errorf("%w: %s has %d signatures", errNotFound, image, len(set.Signatures)))
 		return
 	}
-	sig := set.Signatures[index-1]
+	sig := set.Signatures[place-1]
 	etag := `"` + sig.Name[strings.IndexByte(sig.Name, '@')+1:] + `"`
 	h := w.Header()
 	h.Set("Content-Type", "application/octet-stream")
@@ -82,6 +85,25 @@ func (s *Server) getSignature(w http.ResponseWriter, r *http.Request, image api.
 		return
 	}
 	writeBody(w, r, sig.Content)
+}
+
+// inMidLoop is how long after a withdrawal somebody may still be reading the list as it was, one
+// file after the other.
+const inMidLoop = 30 * time.Second
+
+// placeOf returns which signature is served at an index; 0: none. A withdrawal moves the others up,
+// past whoever is in the middle of reading them. So that nobody misses one that stays, for a moment
+// the list is served twice over, as far as clients read; that some come twice clients allow.
+func placeOf(set store.Set, index int, now time.Time) int {
+	n := len(set.Signatures)
+	if index <= n {
+		return index
+	}
+	recent := slices.ContainsFunc(set.Withdrawn, func(wd store.Withdrawal) bool { return now.Sub(wd.Time) < inMidLoop })
+	if recent && index <= min(2*n, api.MaxIndex) {
+		return index - n
+	}
+	return 0
 }
 
 // matches compares a list of entity tags with ours (RFC 9110, 13.1.2: weakly).

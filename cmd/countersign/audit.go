@@ -71,6 +71,6 @@ func printRecord(t terminal, r api.AuditRecord, asJSON bool) error {
 	if r.Reason != "" {
 		words = append(words, fmt.Sprintf("(%s)", r.Reason))
 	}
-	_, err := fmt.Fprintln(t.stdout, strings.Join(words, " "))
+	_, err := fmt.Fprintln(t.stdout, printable(strings.Join(words, " ")))
 	return err
 }

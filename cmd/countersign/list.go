@@ -24,7 +24,14 @@ func list(ctx context.Context, t terminal, args []string) error {
 	queryFlag(flags, q, "host", "`host[:port]` of the images, if it is not the server's own")
 	queryFlag(flags, q, "digest", "`digest` of a manifest")
 	queryFlag(flags, q, "key", "`fingerprint` of who signed")
-	withdrawn := flags.Bool("withdrawn", false, "list what was withdrawn instead")
+	withdrawn := flags.Bool("withdrawn", false, "list what was withdrawn instead; as -state withdrawn")
+	flags.Func("state", "`served` (the default) or withdrawn", func(v string) error {
+		if v != api.StateServed && v != api.StateWithdrawn {
+			return fmt.Errorf("%q is neither served nor withdrawn", v)
+		}
+		*withdrawn = v == api.StateWithdrawn
+		return nil
+	})
 	asJSON := flags.Bool("json", false, "one JSON object a line")
 	if err := parse(t, flags, args); err != nil {
 		return err
@@ -40,7 +47,7 @@ func list(ctx context.Context, t terminal, args []string) error {
 			return page.Withdrawals, page.Next, err
 		})
 	}
-	return pages(t.stdout, q, *asJSON, []string{"IMAGE", "INDEX", "FINGERPRINT", "REFERENCE", "SIGNED", "ORIGIN", "NAME"}, signatureRow, func() ([]api.SignatureEntry, string, error) {
+	return pages(t.stdout, q, *asJSON, []string{"IMAGE", "INDEX", "FINGERPRINT", "USER", "REFERENCE", "SIGNED", "ADDED", "ORIGIN", "NAME"}, signatureRow, func() ([]api.SignatureEntry, string, error) {
 		var page api.SignaturePage
 		err := c.do(ctx, http.MethodGet, api.SignaturesPath+"?"+q.Encode(), nil, &page)
 		return page.Signatures, page.Next, err
@@ -60,7 +67,10 @@ func signatureRow(e api.SignatureEntry) []string {
 	if e.Uploader != "" {
 		origin += " by " + e.Uploader
 	}
-	return []string{e.Image.String(), fmt.Sprint(e.Index), e.Fingerprint, e.Reference, e.Signed.UTC().Format(time.RFC3339), origin, e.Name}
+	return []string{
+		e.Image.String(), fmt.Sprint(e.Index), e.Fingerprint, e.UserID, e.Reference,
+		e.Signed.UTC().Format(time.RFC3339), e.Added.UTC().Format(time.RFC3339), origin, e.Name,
+	}
 }
 
 func withdrawalRow(e api.WithdrawalEntry) []string {
@@ -85,7 +95,11 @@ func pages[T any](w io.Writer, q url.Values, asJSON bool, heads []string, row fu
 				}
 				continue
 			}
-			fmt.Fprintln(table, strings.Join(row(e), "\t"))
+			cells := row(e)
+			for i := range cells {
+				cells[i] = printable(cells[i])
+			}
+			fmt.Fprintln(table, strings.Join(cells, "\t"))
 		}
 		if err := table.Flush(); err != nil {
 			return err

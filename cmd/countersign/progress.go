@@ -3,8 +3,10 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 )
 
 // refreshed is how often a terminal is shown where long work is.
@@ -49,6 +51,17 @@ func (p *progress) clear() {
 func (p *progress) write(line string) {
 	fmt.Fprintf(p.to, "\r%-*s", p.width, line) // a terminal that is gone is nobody to tell
 	p.width = len(line)
+}
+
+// printable replaces what could move a terminal's cursor or hide text: names of files and user ids
+// are whatever somebody chose.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, s)
 }
 
 // count writes 1234567 as 1,234,567.

@@ -71,7 +71,7 @@ func (t *tally) add(path string, r api.ImportResult) {
 	if t.asJSON {
 		t.keep(json.NewEncoder(t.out).Encode(tallied{path, r}))
 	} else if r.Outcome == api.Refused {
-		t.say("refused %s: %s\n", path, r.Reason)
+		t.say("refused %s: %s\n", printable(path), printable(r.Reason))
 	}
 	t.progress.show(t.line)
 }
@@ -97,7 +97,7 @@ func (t *tally) unread(path string, reason error) {
 		t.keep(json.NewEncoder(t.out).Encode(tallied{path, api.ImportResult{Outcome: "unread", Reason: reason.Error()}}))
 		return
 	}
-	t.say("not read %s: %v\n", path, reason)
+	t.say("not read %s: %s\n", printable(path), printable(reason.Error()))
 }
 
 func (t *tally) readable() {
@@ -166,9 +166,9 @@ func (t *tally) sum(took time.Duration) error {
 		case g.unknownKey:
 			t.say("\n%s refused by key %s, which is not known. With its public key in a file, this would admit it:\n  countersign keys trust %[2]s.asc\n", count(r.n), g.fingerprint)
 		case g.fingerprint != "":
-			t.say("\n%s refused by key %s; the first: %s\n", count(r.n), g.fingerprint, r.first)
+			t.say("\n%s refused by key %s; the first: %s\n", count(r.n), g.fingerprint, printable(r.first))
 		default:
-			t.say("\n%s refused that name no key; the first: %s\n", count(r.n), r.first)
+			t.say("\n%s refused that name no key; the first: %s\n", count(r.n), printable(r.first))
 		}
 	}
 	t.say("%s, in %v\n", t.line(), took.Round(100*time.Millisecond))
