@@ -333,3 +333,39 @@ func TestRefusalsRecorded(t *testing.T) {
 	}
 	shows(t, trail, fingerprintOf(t, "bob"), s.address, "127.0.0.1")
 }
+
+// TestWithdrawalsSurviveRestore brings a store back from a backup: what was withdrawn since is
+// withdrawn before the first node is answered.
+func TestWithdrawalsSurviveRestore(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg", "skopeo")
+	file := filepath.Join(t.TempDir(), "withdrawals")
+	settings := config(t, "withdrawals: "+file+"\n")
+	s := start(t, "-config", settings)
+	i, reference := newImage("restored"), s.address+"/ns/app:v1"
+	s.push(t, i, "ns/app", "v1")
+	s.stop(t)
+	backup := filepath.Join(t.TempDir(), "backup")
+	copyData(t, s.data, backup)
+
+	s = s.again(t, "-config", settings)
+	n := newNode(t).require(t, s.address, s.serverKey())
+	works(t)(n.pull(t, reference))
+	s.cli(t, 0, "withdraw", "-image", "-reason", "a bad build", s.address+"/ns/app@"+i.digest())
+	eventually(t, "the file follows", func() bool { return strings.Contains(read(t, file), "a bad build") })
+	s.kill(t)
+	restored := startIn(t, backup, "-listen", s.address, "-config", settings)
+	fails(t, "rejected")(n.pull(t, reference))
+	restored.tag(t, i, "ns/app", "v1")
+	fails(t, "rejected")(n.pull(t, reference))
+	shows(t, restored.stderr.String(), "withdrawals file", `"level":"WARN"`)
+	all, _ := restored.scrape(t)
+	if got := all.sum("countersign_withdrawals_restored_total"); got != 1 {
+		t.Errorf("countersign_withdrawals_restored_total is %v, want 1", got)
+	}
+	shows(t, restored.cli(t, 0, "audit"), "withdrawn by countersign")
+	id := regexp.MustCompile(`\S+\n$`).FindString(restored.cli(t, 0, "list", "-withdrawn"))
+	restored.cli(t, 0, "lift", strings.TrimSpace(id))
+	restored.tag(t, i, "ns/app", "v1")
+	works(t)(n.pull(t, reference))
+}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -117,7 +118,10 @@ func TestMetrics(t *testing.T) {
 	s := trusting(t)
 	s.live(t)
 	// What happens only with other settings.
-	other := trusting(t, "-sign-on", "upload", "-config", config(t, "admission: {foreign: drop}\n"))
+	withdrawals := filepath.Join(t.TempDir(), "withdrawals") // of which the store has nothing
+	write(t, withdrawals, fmt.Sprintf(`{"image":{"host":"registry.example.test","repository":"app","digest":%q},`+
+		`"withdrawn":[{"id":"x","scope":"image","reason":"x","subject":"x","time":"2026-01-01T00:00:00Z"}],"cursor":""}`+"\n", digestOf(nil)))
+	other := trusting(t, "-sign-on", "upload", "-config", config(t, "admission: {foreign: drop}\nwithdrawals: "+withdrawals+"\n"))
 	i, reference := newImage("other settings"), other.address+"/ns/app:v1"
 	other.push(t, i, "ns/app", "v1")
 	for _, person := range []string{"alice", "bob"} { // bob's is dropped

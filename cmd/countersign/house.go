@@ -31,6 +31,7 @@ import (
 type house struct {
 	log      *slog.Logger
 	store    keptStore
+	ledger   *server.Ledger // nil: withdrawals are in the store only
 	registry io.Closer
 	server   *server.Server
 	keys     map[string]signature.Signer // what the server signs with, by name; none: nothing is signed
@@ -118,12 +119,24 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 		return err
 	}
 	h.watch(ctx, metrics)
+	if err := h.openLedger(ctx, s, metrics); err != nil {
+		return err
+	}
 	h.server, err = server.New(server.Config{
 		Hosts: s.Hosts, Registry: beside.Registry, Access: who.access, Own: who.own, Writes: who.writes,
 		ServePrivate: s.Lookaside.Private == "serve", Lookasides: lookasides, Store: h.store, Door: door, Signing: h.signing, Limits: s.Limits, Profiles: profiles,
 		DropForeign: s.Admission.Foreign == "drop", Advertise: s.Advertise, Profiling: s.Profiling,
 		Log: h.log, Metrics: metrics, Clock: time.Now,
 	})
+	return err
+}
+
+// openLedger returns when store and file agree on what is withdrawn: nothing is served before.
+func (h *house) openLedger(ctx context.Context, s settings, metrics prometheus.Registerer) (err error) {
+	if s.Withdrawals == "" {
+		return nil
+	}
+	h.ledger, err = server.OpenLedger(ctx, server.LedgerConfig{File: s.Withdrawals, Store: h.store, Clock: time.Now, Log: h.log, Metrics: metrics})
 	return err
 }
 
@@ -217,6 +230,9 @@ func (h *house) close() {
 	var errs []error
 	if h.registry != nil {
 		errs = append(errs, h.registry.Close())
+	}
+	if h.ledger != nil {
+		errs = append(errs, h.ledger.Close())
 	}
 	if h.store != nil {
 		errs = append(errs, h.store.Close())

@@ -89,6 +89,12 @@ func (h *house) run(ctx context.Context, main, debug net.Listener) error {
 			return nil
 		})
 	}
+	if h.ledger != nil {
+		group.Go(func() error {
+			h.ledger.Follow(failed)
+			return nil
+		})
+	}
 	group.Go(func() error {
 		h.signing.Run(failed)
 		return nil

@@ -39,6 +39,7 @@ type settings struct {
 	TLS         access.TLS        `yaml:"tls"`
 	Access      *access.Settings  `yaml:"access"` // nil: the registry's own answer, or everybody may do everything
 	Lookaside   lookasideBy       `yaml:"lookaside"`
+	Withdrawals string            `yaml:"withdrawals"` // file that keeps withdrawals outside of the store; empty: none
 
 	SignOn    []signing.Trigger `yaml:"-"` // nil: nobody said, and defaultTriggers hold where there are no rules
 	Profiling bool              `yaml:"-"`

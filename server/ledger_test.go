@@ -1,0 +1,194 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/store"
+	"github.com/countersign-dev/countersign/store/disk"
+)
+
+// A ledgerTest is a file, and stores that come and go beside it.
+type ledgerTest struct {
+	*testing.T
+	file string
+}
+
+func (l ledgerTest) store() store.Store {
+	l.Helper()
+	s, err := disk.Open(l.TempDir(), disk.Options{Clock: time.Now})
+	if err != nil {
+		l.Fatal(err)
+	}
+	l.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func (l ledgerTest) try(s store.Store) (*Ledger, error) {
+	return OpenLedger(l.Context(), LedgerConfig{File: l.file, Store: s, Clock: time.Now, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
+}
+
+func (l ledgerTest) open(s store.Store) *Ledger {
+	l.Helper()
+	ledger, err := l.try(s)
+	if err != nil {
+		l.Fatal(err)
+	}
+	l.Cleanup(func() { _ = ledger.Close() })
+	return ledger
+}
+
+func (l ledgerTest) image() api.Image {
+	return api.Image{Host: "registry.example", Repository: "app", Digest: digest.FromString("x")}
+}
+
+func (l ledgerTest) do(s store.Store, c store.Change) {
+	l.Helper()
+	c.Image = l.image()
+	c.Record = store.Record{Action: store.Lifted, Subject: "zoe"}
+	if len(c.Withdraw) > 0 {
+		c.Record.Action = store.Withdrawn
+	}
+	if _, err := s.Do(l.Context(), c); err != nil {
+		l.Fatal(err)
+	}
+}
+
+func tombstone(id string) []store.Withdrawal {
+	return []store.Withdrawal{{ID: id, Scope: store.ScopeKey, Key: "K" + id, Identity: "identity", Reason: "lost", Subject: "zoe", Time: time.Unix(1, 0).UTC()}}
+}
+
+// wants asserts what is withdrawn, by ID.
+func (l ledgerTest) wants(s store.Store, step string, ids ...string) {
+	l.Helper()
+	set, err := s.Get(l.Context(), l.image())
+	if err != nil {
+		l.Fatal(err)
+	}
+	var got []string
+	for _, wd := range set.Withdrawn {
+		got = append(got, wd.ID)
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, ids) {
+		l.Errorf("%s: %q is withdrawn, want %q", step, got, ids)
+	}
+}
+
+// caughtUp has the ledger write down what was recorded, as Follow does each second.
+func (l ledgerTest) caughtUp(ledger *Ledger) {
+	l.Helper()
+	if err := ledger.catchUp(l.Context()); err != nil {
+		l.Fatal(err)
+	}
+}
+
+func newLedgerTest(t *testing.T) ledgerTest {
+	return ledgerTest{t, filepath.Join(t.TempDir(), "withdrawals")}
+}
+
+// A store that was brought back from before a withdrawal gets it again, whole; one from before a
+// lift has it lifted again.
+func TestLedgerRestores(t *testing.T) {
+	t.Parallel()
+	l := newLedgerTest(t)
+	first := l.store()
+	l.do(first, store.Change{Withdraw: tombstone("old")}) // before there was a file
+	ledger := l.open(first)
+	l.do(first, store.Change{Withdraw: tombstone("kept")})
+	l.do(first, store.Change{Withdraw: tombstone("lifted")})
+	l.caughtUp(ledger)
+	l.do(first, store.Change{Lift: tombstone("lifted")})
+	l.caughtUp(ledger)
+
+	empty := l.store()
+	l.open(empty)
+	l.wants(empty, "a store that has nothing", "kept", "old")
+	set, err := empty.Get(t.Context(), l.image())
+	if err != nil || len(set.Withdrawn) != 2 || set.Withdrawn[1] != tombstone("kept")[0] {
+		t.Errorf("it came back as %+v, %v, want %+v", set.Withdrawn, err, tombstone("kept")[0])
+	}
+	records, _, err := empty.Records(t.Context(), "", 10)
+	if err != nil || len(records) != 1 || records[0].Action != store.Withdrawn || !strings.Contains(records[0].Reason, "withdrawals file") {
+		t.Errorf("the trail has %+v, %v", records, err)
+	}
+
+	before := l.store()
+	l.do(before, store.Change{Withdraw: tombstone("lifted")})
+	l.open(before)
+	l.wants(before, "a store from before a lift", "kept", "old")
+}
+
+// What was lifted while nobody wrote it down is not withdrawn again where the trail goes on.
+func TestLedgerCatchesUp(t *testing.T) {
+	t.Parallel()
+	l := newLedgerTest(t)
+	s := l.store()
+	l.do(s, store.Change{Withdraw: tombstone("a")})
+	ledger := l.open(s)
+	l.do(s, store.Change{Withdraw: tombstone("b")})
+	l.caughtUp(ledger)
+	if err := ledger.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l.do(s, store.Change{Lift: tombstone("b")})
+	l.do(s, store.Change{Withdraw: tombstone("c")})
+	l.open(s)
+	l.wants(s, "started again", "a", "c")
+	other := l.store()
+	l.open(other)
+	l.wants(other, "another store", "a", "c")
+}
+
+// A crash in the middle of a line loses nothing; a damaged file stops the start.
+func TestLedgerFile(t *testing.T) {
+	t.Parallel()
+	l := newLedgerTest(t)
+	s := l.store()
+	l.do(s, store.Change{Withdraw: tombstone("a")})
+	l.open(s)
+	whole, err := os.ReadFile(l.file)
+	if err != nil || !strings.HasSuffix(string(whole), "\n") {
+		t.Fatalf("the file is %q, %v", whole, err)
+	}
+	write := func(content string) {
+		t.Helper()
+		if err := os.WriteFile(l.file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, cut := range []int{0, 1, len(whole) / 2, len(whole) - 1} {
+		write(string(whole) + string(whole[:cut]))
+		l.open(s)
+		other := l.store()
+		l.open(other)
+		l.wants(other, fmt.Sprint("cut behind byte ", cut), "a")
+	}
+	for _, bad := range []string{"{}x\n", "[]\n", string(whole) + `{"imgae":{}}` + "\n"} {
+		write(bad)
+		if _, err := l.try(s); err == nil || !strings.Contains(err.Error(), "line ") || !strings.Contains(err.Error(), "hint") {
+			t.Errorf("%q: got %v, want an error that names the line and a remedy", bad, err)
+		}
+	}
+	write(string(whole))
+	if err := os.Chmod(l.file, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.try(s); err == nil || !strings.Contains(err.Error(), "chmod") {
+		t.Errorf("a file that everybody may write: got %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	(&Ledger{c: LedgerConfig{Store: s, Log: slog.New(slog.DiscardHandler)}, current: prometheus.NewGauge(prometheus.GaugeOpts{Name: "x"})}).Follow(ctx) // ends
+}
