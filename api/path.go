@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // Prefixes of what the main listener serves.
@@ -74,6 +76,21 @@ func ParseLookasidePath(host, path string) (i Image, index int, err error) {
 		return Image{}, 0, fmt.Errorf("%w %q: sha256=<hex> is wanted", ErrDigest, rest)
 	}
 	i, err = NewImage(host, repository, algorithm+":"+hex)
+	return i, index, err
+}
+
+// MaxRelease is the last index that readers of releases ask for (protocol.md 1.7).
+const MaxRelease = 9
+
+// ReleasePath returns sha256=<hex>, where signatures of a release are below a lookaside's base URL.
+func ReleasePath(d digest.Digest) string { return d.Algorithm().String() + "=" + d.Encoded() }
+
+// ParseReleasePath reads ReleasePath + "/" + SignatureName(index), for an image of this repository.
+func ParseReleasePath(host, repository, path string) (i Image, index int, err error) {
+	i, index, err = ParseLookasidePath(host, repository+"@"+strings.TrimLeft(path, "/"))
+	if err == nil && index == 0 {
+		err = fmt.Errorf("%w: sha256=<hex>/signature-<n> is wanted", ErrPath)
+	}
 	return i, index, err
 }
 

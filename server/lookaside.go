@@ -15,7 +15,12 @@ import (
 
 // serveSigstore is the lookaside of the server's own host.
 func (s *Server) serveSigstore(w http.ResponseWriter, r *http.Request) {
-	s.lookaside(w, r, s.c.Hosts[0], api.SigstorePrefix, strings.TrimPrefix(r.URL.Path, api.SigstorePrefix))
+	path := strings.TrimPrefix(r.URL.Path, api.SigstorePrefix)
+	if isRelease(path) {
+		s.serveRelease(w, r, path)
+		return
+	}
+	s.lookaside(w, r, s.c.Hosts[0], api.SigstorePrefix, path)
 }
 
 // serveLookaside is the lookaside of any host, named by the first segment.
@@ -73,7 +78,10 @@ func (s *Server) getSignature(w http.ResponseWriter, r *http.Request, image api.
 		writeError(w, r, fmt.Errorf("%w: %s has %d signatures", errNotFound, image, len(set.Signatures)))
 		return
 	}
-	sig := set.Signatures[place-1]
+	s.writeSignature(w, r, set.Signatures[place-1])
+}
+
+func (s *Server) writeSignature(w http.ResponseWriter, r *http.Request, sig store.Signature) {
 	etag := `"` + sig.Name[strings.IndexByte(sig.Name, '@')+1:] + `"`
 	h := w.Header()
 	h.Set("Content-Type", "application/octet-stream")

@@ -39,6 +39,8 @@ type Config struct {
 	Writes *access.Limiter
 	// ServePrivate makes the lookaside serve repositories that not everybody may pull, too.
 	ServePrivate bool
+	// Release are repositories on our host whose signatures the lookaside serves by digest alone, too.
+	Release []string
 	// Profiles are the policies that nodes enforce, by name. With one, nobody need name it.
 	Profiles map[string]func() *policy.Policy
 	// DropForeign answers 201 to a signature that clients copied along and that is not admitted,

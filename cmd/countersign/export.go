@@ -17,7 +17,9 @@ import (
 const exportText = `Write what the server serves as a tree of files, byte for byte, for a web server to stand in:
 HOST/REPOSITORY@sha256=HEX/signature-N, or with -host that host's tree at the root. The tree is
 brought up to date in place: no file is ever half there, no image's list ever has a hole. What the
-server does not serve any more is removed.`
+server does not serve any more is removed.
+
+With -configmap REFERENCEs stand for DIR, images of the repositories that the server has as release.`
 
 // exporters is how many images are written at a time: each file is made durable.
 const exporters = 16
@@ -51,12 +53,19 @@ type trim struct {
 
 func export(ctx context.Context, t terminal, args []string) error {
 	flags := newFlags("export", exportText)
-	flags.arguments = "DIR"
+	flags.arguments, flags.more = "DIR", "REFERENCE"
 	e := &exporting{c: clientFlags(flags.FlagSet), t: t, progress: newProgress(t.stderr), patience: importPatience}
 	flags.StringVar(&e.host, "host", "", "`host[:port]` whose tree it is; empty: all, each below a directory of its name")
+	configMap := flags.Bool("configmap", false, "write to standard output what OpenShift's update operator reads, of images of `release` that\nare named, by tag or digest, instead of DIR")
 	follow := flags.Bool("follow", false, "go on with what changes from now on, until interrupted")
 	if err := parse(t, flags, args); err != nil {
 		return err
+	}
+	switch {
+	case *configMap:
+		return configMaps(ctx, t, references{c: e.c, host: e.host, named: flags.Args()})
+	case flags.NArg() > 1:
+		return usageError{fmt.Errorf("what is %q?", flags.Arg(1))}
 	}
 	kind := "all hosts"
 	if e.host != "" {

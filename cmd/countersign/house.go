@@ -124,7 +124,8 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 	}
 	h.server, err = server.New(server.Config{
 		Hosts: s.Hosts, Registry: beside.Registry, Access: who.access, Own: who.own, Writes: who.writes,
-		ServePrivate: s.Lookaside.Private == "serve", Lookasides: lookasides, Store: h.store, Door: door, Signing: h.signing, Limits: s.Limits, Profiles: profiles,
+		ServePrivate: s.Lookaside.Private == "serve", Lookasides: lookasides, Store: h.store, Door: door, Signing: h.signing, Limits: s.Limits,
+		Release: s.Release, Profiles: profiles,
 		DropForeign: s.Admission.Foreign == "drop", Advertise: s.Advertise, Profiling: s.Profiling,
 		Log: h.log, Metrics: metrics, Clock: time.Now,
 	})

@@ -39,6 +39,7 @@ type settings struct {
 	TLS         access.TLS        `yaml:"tls"`
 	Access      *access.Settings  `yaml:"access"` // nil: the registry's own answer, or everybody may do everything
 	Lookaside   lookasideBy       `yaml:"lookaside"`
+	Release     []string          `yaml:"release"`     // repositories whose signatures OpenShift reads by digest alone
 	Withdrawals string            `yaml:"withdrawals"` // file that keeps withdrawals outside of the store; empty: none
 
 	SignOn    []signing.Trigger `yaml:"-"` // nil: nobody said, and defaultTriggers hold where there are no rules
@@ -165,6 +166,11 @@ func (s *settings) check() error {
 		return fmt.Errorf("admission.clients is %q; it can be all or recent", s.Admission.Clients)
 	case s.Admission.Foreign != "refuse" && s.Admission.Foreign != "drop":
 		return fmt.Errorf("admission.foreign is %q; it can be refuse or drop", s.Admission.Foreign)
+	}
+	for _, repository := range s.Release {
+		if named, err := reference.ParseNormalizedNamed("localhost/" + repository); err != nil || reference.Path(named) != repository {
+			return fmt.Errorf("release: %q is no repository; openshift/release is one", repository)
+		}
 	}
 	for profile := range s.Nodes {
 		if !profileName.MatchString(profile) {
