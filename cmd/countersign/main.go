@@ -47,6 +47,7 @@ func commands() []command {
 		{"audit", "show who did what", audit},
 		{"import", "bring in what a lookaside has, through the door", importLookaside},
 		{"export", "write what is served as a tree of files", export},
+		{"fsck", "check everything that is stored, and mend it", fsck},
 		{"keys", "make, trust, adopt and revoke keys", keys},
 		{"token", "make a token that callers log in with", makeToken},
 		{"signer", "sign with a key file for a server that shall not have it", serveSigner},

@@ -1,0 +1,142 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.etcd.io/bbolt"
+)
+
+// spoil changes the values of a bucket of a stopped server's store; change returns what a value
+// becomes, nil what stays.
+func (s *server) spoil(t testing.TB, bucket string, change func(key, value []byte) []byte) (n int) {
+	t.Helper()
+	db, err := bbolt.Open(filepath.Join(s.data, "signatures", "signatures.db"), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		changed := map[string][]byte{}
+		err := tx.Bucket([]byte(bucket)).ForEach(func(k, v []byte) error {
+			if next := change(k, v); next != nil {
+				changed[string(k)] = next
+			}
+			return nil
+		})
+		for k, v := range changed {
+			if err := tx.Bucket([]byte(bucket)).Put([]byte(k), v); err != nil {
+				return err
+			}
+		}
+		n = len(changed)
+		return err
+	})
+	if closeErr := db.Close(); err != nil || closeErr != nil {
+		t.Fatal(err, closeErr)
+	}
+	return n
+}
+
+// fsck runs it on a stopped server's directory.
+func (s *server) fsck(t testing.TB, code int, flags ...string) string {
+	t.Helper()
+	c := command(t.Context(), append([]string{"fsck", "-data", s.data}, flags...)...)
+	out, _ := c.CombinedOutput() // its exit code is looked at
+	if got := c.ProcessState.ExitCode(); got != code {
+		t.Fatalf("fsck %q: exit code %d, want %d\n%s", flags, got, code, out)
+	}
+	return string(out)
+}
+
+// TestFsck finds what is wrong in a store, and mends it.
+func TestFsck(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg")
+	s := trusting(t)
+	i, j := newImage("fsck"), newImage("fsck, too")
+	s.push(t, i, "ns/app", "v1")
+	s.push(t, j, "ns/app", "v2")
+	s.push(t, j, "ns/lost", "v1")
+	for range 3 {
+		s.upload(t, "ns/app", i.digest(), sign(t, "alice", s.address+"/ns/app:v1", i.digest())).want(t, 201)
+	}
+	s.upload(t, "ns/app", i.digest(), sign(t, "carol", s.address+"/ns/app:v1", i.digest())).want(t, 201)
+	shows(t, refusal(t, "fsck", "-data", s.data), "in use by process")
+	list := s.signatures(t, "ns/app", i.digest())
+	s.stop(t)
+	shows(t, s.fsck(t, 0), "7 signatures of 3 images: 0 wrong, 0 repaired")
+	shows(t, refusal(t, "fsck", "-data", filepath.Join(s.data, "none")), "no such file", "hint")
+
+	s.spoil(t, "contents", func(key, value []byte) []byte {
+		if bytes.Contains(key, []byte("\x00"+list[1].Name)) {
+			return append(bytes.Clone(value), 'x')
+		}
+		return nil
+	})
+	s.spoil(t, "images", func(key, value []byte) []byte {
+		switch {
+		case bytes.Contains(key, []byte("ns/lost")):
+			return []byte("no JSON")
+		case bytes.Contains(key, []byte(i.digest())):
+			return bytes.Replace(value, []byte(fingerprintOf(t, "carol")), []byte(strings.Repeat("0", 40)), 1)
+		}
+		return nil
+	})
+	found := s.fsck(t, 1)
+	shows(t, found, list[1].Name+": what is stored does not read", "signature-4: it is by "+fingerprintOf(t, "carol"),
+		"ns/lost@"+j.digest(), "backup", "5 signatures of 2 images: 3 wrong, 0 repaired")
+	shows(t, s.fsck(t, 1), "3 wrong, 0 repaired")
+	shows(t, s.fsck(t, 1, "-repair"), list[1].Name+": what is stored does not read", ": dropped", "3 wrong, 1 repaired")
+	shows(t, s.fsck(t, 1), "2 wrong, 0 repaired")
+
+	// A key that is not known is told, and nothing is taken away.
+	trusted := filepath.Join(s.data, "trusted")
+	write(t, filepath.Join(trusted, "alice.asc"), string(publicKey(t, "bob")))
+	shows(t, s.fsck(t, 1, "-repair"), "key is not known: "+fingerprintOf(t, "alice"), "4 wrong, 0 repaired")
+	trust(t, s.data, "alice")
+
+	back := s.again(t)
+	reference := s.address + "/ns/app:v1"
+	back.wantSigned(t, "ns/app", i.digest(), "server "+reference, "alice "+reference, "alice "+reference, "carol "+reference)
+	shows(t, back.cli(t, 0, "audit"), "dropped by countersign fsck "+s.address+"/ns/app@"+i.digest()+" (it did not read)")
+}
+
+// TestFsckKilled kills a repair on its way. What was mended stays, and the next one ends it.
+func TestFsckKilled(t *testing.T) {
+	t.Parallel()
+	n := 100
+	if soak() {
+		n = 10_000
+	}
+	s := start(t, "-sign-on", "none")
+	tree := t.TempDir()
+	newMill(t, s.data).tree(t, tree, s.address, n)
+	s.timed(t, "import", tree)
+	s.stop(t)
+	spoiled := s.spoil(t, "contents", func(_, value []byte) []byte {
+		if value[len(value)-1]%2 == 0 {
+			return value[:len(value)/2]
+		}
+		return nil
+	})
+	c := command(context.Background(), "fsck", "-data", s.data, "-repair")
+	said := newOutput()
+	c.Stdout = said
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "something is mended", func() bool { return strings.Count(said.String(), ": dropped\n") > spoiled/4 })
+	_ = c.Process.Kill()
+	_ = c.Wait() // it was killed, or was done before
+	s.fsck(t, 0, "-repair")
+	shows(t, s.fsck(t, 0), fmt.Sprintf("%s signatures of ", thousands(n-spoiled)), ": 0 wrong, 0 repaired")
+	back := s.again(t, "-sign-on", "none")
+	shows(t, back.timed(t, "import", tree), fmt.Sprintf("%s signatures imported", thousands(spoiled)))
+	if got := strings.Count(back.cli(t, 0, "audit"), "it did not read"); got == 0 || got > spoiled {
+		t.Errorf("%d signatures did not read, and %d records say so", spoiled, got)
+	}
+}
