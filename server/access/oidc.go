@@ -2,6 +2,7 @@ package access
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -132,20 +133,18 @@ func (i *issuer) subject(token [sha256.Size]byte, standard jwt.Claims, claims ma
 	case i.Session > 0:
 		i.sessions.put(token, struct{}{})
 	}
-	subject := standard.Subject
-	if len(i.identities) > 0 {
-		subject = i.identify(claims)
-	}
+	subject := i.identify(standard.Subject, claims)
 	if !subjectGrammar.MatchString(subject) {
 		return "", badLogin("the token is valid, but its claims match no identity of " + i.Name)
 	}
 	return "oidc:" + i.Name + ":" + subject, nil
 }
 
-func (i *issuer) identify(claims map[string]json.RawMessage) string {
+// identify returns the name of the identity that matches, "" for none.
+func (i *issuer) identify(own string, claims map[string]json.RawMessage) string {
 	for _, identity := range i.identities {
 		if identity.match(claims) {
-			return identity.subject
+			return cmp.Or(identity.subject, own)
 		}
 	}
 	return ""

@@ -116,7 +116,7 @@ func (p *provider) token(t *testing.T, c *clock, change map[string]any) string {
 
 func (p *provider) open(t *testing.T, c *clock, change func(*access.Issuer)) *access.Own {
 	t.Helper()
-	i := access.Issuer{Name: "ci", Issuer: p.URL, Audience: "https://" + host, CA: p.ca}
+	i := access.Issuer{Name: "ci", Issuer: p.URL, Audience: "https://" + host, CA: p.ca, Identities: []access.Identity{{Claims: map[string]string{"sub": "**"}}}}
 	if change != nil {
 		change(&i)
 	}

@@ -49,8 +49,9 @@ type Issuer struct {
 	Algorithms []string `yaml:"algorithms"`
 	// CA is a PEM file of the authorities that vouch for its server, in place of the system's.
 	CA string `yaml:"ca"`
-	// Identities give names to tokens by their claims: the first whose claims all match. A token
-	// that none matches is refused. Where none is listed, the subject is the token's `sub`.
+	// Identities say whose tokens are taken, and give them names: the first whose claims all match.
+	// A token that none matches is refused. Many issuers are everybody's, and give out tokens for
+	// any audience, so there must be one.
 	Identities []Identity `yaml:"identities"`
 	// Session is for how long a token goes on being taken that was used here before it expired, so
 	// that a long push ends with the token that it began with. 0 is not at all; at most a day.
@@ -59,7 +60,7 @@ type Issuer struct {
 
 // An Identity is a name for tokens that make these claims.
 type Identity struct {
-	Subject string `yaml:"subject"`
+	Subject string `yaml:"subject"` // "": the token's own `sub`
 	// Claims are patterns by claim, `/` and `:` separate. They match strings, numbers and
 	// booleans as JSON writes them, and a list if any element matches.
 	Claims map[string]string `yaml:"claims"`
@@ -150,8 +151,11 @@ func (i Issuer) check() error {
 			return fmt.Errorf("algorithm %q\nhint: one of %v", a, asymmetric())
 		}
 	}
+	if len(i.Identities) == 0 {
+		return errors.New("no identities, and anybody's tokens would be taken\nhint: identities: [{claims: {repository_owner: acme}}]")
+	}
 	for n, identity := range i.Identities {
-		if !subjectGrammar.MatchString(identity.Subject) {
+		if identity.Subject != "" && !subjectGrammar.MatchString(identity.Subject) {
 			return fmt.Errorf("identities[%d]: %q is no subject\nhint: printable ASCII", n, identity.Subject)
 		}
 		if len(identity.Claims) == 0 {
