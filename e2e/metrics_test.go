@@ -206,10 +206,16 @@ func besideWithLookasides(t *testing.T, registry *server) *server {
 	good := oldLookaside(t, map[string]string{first: signature, second: string(sign(t, "bob", "registry.example.test/ns/app:v1", i.digest()))})
 	broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }))
 	t.Cleanup(broken.Close)
-	s := trusting(t, "-registry", "http://"+registry.address, "-config", config(t, "hosts: [registry.example.test]\nlookasides:\n- "+
+	secret := filepath.Join(t.TempDir(), "secret")
+	private(t, secret, hookSecret)
+	s := trusting(t, "-registry", "http://"+registry.address, "-config", config(t, "hosts: [registry.example.test]\nregistry: {notifications: "+secret+"}\nlookasides:\n- "+
 		strings.Join([]string{lookaside("", good), lookaside("/", good), lookaside("", broken.URL), lookaside("", "http://127.0.0.1:1")}, "\n- ")+"\n"))
 	s.get(t, extension("ns/app", i.digest())).want(t, 200)
 	s.as("Bearer x").do(t, "PUT", extension("ns/app", i.digest()), "").want(t, 400)
+	registry.push(t, i, "ns/app", "notified")
+	for _, body := range []string{event("push", "ns/app", "notified", ""), event("push", "ns/app", "never", ""), event("delete", "ns/app", "never", "")} {
+		s.as("Bearer "+hookSecret).do(t, "POST", "/api/v1/notifications", body).want(t, 204)
+	}
 	return s
 }
 

@@ -180,6 +180,8 @@ var rows = map[string]func(method, host, repository string) []sent{
 	api.AuditPath:  func(_, h, repository string) []sent { return over(h, repository, api.AuditPath, "") },
 	api.ImportPath: func(_, h, repository string) []sent { return over(h, repository, api.ImportPath, "{") },
 	api.ExportPath: func(_, h, repository string) []sent { return over(h, repository, api.ExportPath, "") },
+	// Access is not asked: a secret that is none of its credentials decides (TestNotifications).
+	api.NotificationsPath: func(_, h, repository string) []sent { return over(h, repository, api.NotificationsPath, "{}") },
 	api.SignPath: func(_, h, repository string) []sent {
 		if h != host {
 			return nil

@@ -23,6 +23,7 @@ const (
 	routeQueue       = "queue"
 	routeTags        = "tags"
 	routeCoverage    = "coverage"
+	routeNotify      = "notifications"
 	routeDebug       = "debug"
 	routeNone        = "none"
 )

@@ -12,6 +12,8 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 	uploads  *prometheus.CounterVec
 	imports  *prometheus.CounterVec
+
+	notifications *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -29,8 +31,11 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		imports: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "countersign_imports_total", Help: "Signatures that an import brought, by what became of them.",
 		}, []string{"outcome"}),
+		notifications: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "countersign_notifications_total", Help: "Events of manifests that the registry sent, by what became of them.",
+		}, []string{"outcome"}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.uploads, m.imports} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.uploads, m.imports, m.notifications} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

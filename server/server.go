@@ -32,6 +32,8 @@ type Config struct {
 	Limits   store.Limits // of one image, as the store has them: a dry run asks what it would say
 	// Lookasides are asked for what they have of an image before its signatures are read. nil: none.
 	Lookasides *readthrough.Lookasides
+	// Notifications are taken of a registry beside which this server stands. nil: none.
+	Notifications *Notifications
 	// Access says who may pull and push here, Own everything else, and who may push signatures for
 	// other hosts. They are the same where the registry is ours. Both nil: everybody may do all.
 	Access, Own access.Access
@@ -63,6 +65,7 @@ type Server struct {
 	undecided outage // of who decides on access
 	leaving   atomic.Bool
 	verifying chan struct{} // what is verified at a time
+	notifying chan struct{} // requests with notifications
 }
 
 // New returns a server. Nothing runs yet and nothing is open: it has handlers.
@@ -74,7 +77,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{c: c, names: map[string]bool{}, metrics: m, verifying: make(chan struct{}, 2)}
+	s := &Server{c: c, names: map[string]bool{}, metrics: m, verifying: make(chan struct{}, 2), notifying: make(chan struct{}, maxNotifying)}
 	for _, h := range c.Hosts {
 		s.names[hostname(h)] = true
 	}

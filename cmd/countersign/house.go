@@ -98,6 +98,8 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 	beside, err := h.openRegistry(ctx, s, metrics, watchers{
 		pushed: func(ctx context.Context, p registry.Push) error { return h.signing.Pushed(ctx, p) },
 		tagged: func(ctx context.Context, p registry.Push) error { return h.signing.Tagged(ctx, p) },
+		// Signatures stay when an image is deleted: pushed again, it has them again.
+		deleted: func(context.Context, registry.Delete) error { return nil },
 	})
 	if err != nil {
 		return err
@@ -125,7 +127,7 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 	h.server, err = server.New(server.Config{
 		Hosts: s.Hosts, Registry: beside.Registry, Access: who.access, Own: who.own, Writes: who.writes,
 		ServePrivate: s.Lookaside.Private == "serve", Lookasides: lookasides, Store: h.store, Door: door, Signing: h.signing, Limits: s.Limits,
-		Release: s.Release, Profiles: profiles,
+		Notifications: beside.notifications, Release: s.Release, Profiles: profiles,
 		DropForeign: s.Admission.Foreign == "drop", Advertise: s.Advertise, Profiling: s.Profiling,
 		Log: h.log, Metrics: metrics, Clock: time.Now,
 	})

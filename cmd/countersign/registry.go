@@ -21,8 +21,8 @@ import (
 // check tells an embedded registry's settings from those of one that requests are passed on to.
 func (r registryAt) check() error {
 	if r.URL == "" {
-		if r.Host != "" || r.CA != "" || r.AuthFile != "" || len(r.Realms) > 0 {
-			return errors.New("registry: host, ca, authFile and realms are about a registry with a url, and there is none")
+		if r.Host != "" || r.CA != "" || r.AuthFile != "" || len(r.Realms) > 0 || r.Notifications != "" {
+			return errors.New("registry: host, ca, authFile, realms and notifications are about a registry with a url, and there is none")
 		}
 		return nil
 	}
@@ -48,7 +48,8 @@ func (r registryAt) check() error {
 // there: nil is everybody.
 type neighbour struct {
 	registry.Registry
-	access access.Access
+	access        access.Access
+	notifications *server.Notifications // nil: none are taken
 }
 
 // watchers hear what happens in a registry.
@@ -103,7 +104,32 @@ func (h *house) openRemote(at registryAt, metrics prometheus.Registerer, w watch
 	who, err := access.NewRegistry(access.RegistryConfig{
 		URL: u, Host: at.Host, Realms: at.Realms, Transport: transport, Clock: time.Now, Metrics: metrics,
 	})
-	return neighbour{remote, who}, err
+	if err != nil {
+		return neighbour{}, err
+	}
+	n, err := notifications(at.Notifications, w)
+	return neighbour{remote, who, n}, err
+}
+
+// minSecret is of the secret of notifications, in bytes: nobody counts who guesses.
+const minSecret = 16
+
+func notifications(file string, w watchers) (*server.Notifications, error) {
+	if file == "" {
+		return nil, nil
+	}
+	n := &server.Notifications{Pushed: w.pushed, Tagged: w.tagged, Deleted: w.deleted, Secret: func() (string, error) {
+		secret, err := readSecret(file)
+		if err == nil && len(secret) < minSecret {
+			err = fmt.Errorf("%s has a secret of %d bytes, at least %d are wanted\nhint: openssl rand -hex 32", file, len(secret), minSecret)
+		}
+		if err != nil {
+			return "", fmt.Errorf("registry.notifications: %w", err)
+		}
+		return secret, nil
+	}}
+	_, err := n.Secret()
+	return n, err
 }
 
 // authorities returns the system's, and those of a file.

@@ -59,6 +59,8 @@ type registryAt struct {
 	CA       string   `yaml:"ca"`       // file of authorities for it, beside the system's
 	AuthFile string   `yaml:"authFile"` // the server's own credentials for it
 	Realms   []string `yaml:"realms"`   // hosts of token servers that passwords may go to
+
+	Notifications string `yaml:"notifications"` // file of the secret that it sends with them; empty: none are taken
 }
 
 type storeAt struct {

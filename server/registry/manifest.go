@@ -96,6 +96,12 @@ func (m Manifest) entries() ([]json.RawMessage, error) {
 	return entries, nil
 }
 
+// IsManifest reports whether content of this media type is an image or a list that can be signed.
+func IsManifest(mediaType string) bool {
+	_, _, err := parts(mediaType)
+	return err == nil
+}
+
 // parts returns which members make content what its media type says, and which make it
 // something else, too. OCI lets the content leave out its media type, Docker does not.
 func parts(mediaType string) (required, forbidden []string, err error) {
