@@ -52,17 +52,20 @@ func (k *ringKey) verify(m *Message, now time.Time) (*openpgp.Key, error) {
 	}
 	details, err := openpgp.ReadMessage(bytes.NewReader(m.content), openpgp.EntityList{k.entity}, nil, verification(now))
 	if err != nil {
-		return nil, malformed("%v", err)
+		return nil, malformed("it does not read: %v", err)
 	}
 	body, err := io.ReadAll(details.UnverifiedBody)
 	if err != nil {
-		return nil, malformed("%v", err)
+		return nil, malformed("it does not read: %v", err)
 	}
 	// What was checked here must be what Parse saw.
 	if details.IsEncrypted || !details.IsVerified || len(details.SignatureCandidates) != 1 || !bytes.Equal(body, m.signed) {
 		return nil, malformed("it reads in two ways")
 	}
 	candidate := details.SignatureCandidates[0]
+	if candidate.CorrespondingSig == nil {
+		return nil, malformed("it does not read: %v", candidate.SignatureError)
+	}
 	if candidate.SignatureError != nil {
 		return nil, k.unverified(inWords(candidate, now))
 	}

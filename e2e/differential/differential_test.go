@@ -8,7 +8,7 @@ func TestDifferential(t *testing.T) {
 	t.Parallel()
 	c := newComparison(t)
 	parts := map[string]func(*testing.T, *comparison){
-		"forms": testForms, "claims": testClaims, "policies": testPolicies, "generated": testGenerated,
+		"forms": testForms, "claims": testClaims, "policies": testPolicies, "generated": testGenerated, "mutated": testMutated,
 	}
 	whole := t.Run("parts", func(t *testing.T) {
 		for name, part := range parts {

@@ -183,6 +183,7 @@ func builtForms(t *testing.T, g gpgHome, keys []byte) []form {
 	zipped := g.run(t, atSigning, theClaim(), "--local-user", "=RSA 2048", "--sign")
 	plain := g.run(t, atSigning, theClaim(), "--local-user", "=RSA 2048", "-z0", "--sign")
 	other := g.run(t, atSigning, theClaim(), "--local-user", "=RSA 3072", "-z0", "--sign")
+	zlib := g.run(t, atSigning, theClaim(), "--local-user", "=RSA 2048", "--compress-algo", "zlib", "--sign")
 	unknown := g.run(t, atSigning, theClaim(), "--local-user", "=unknown", "--sign")
 	literal := g.run(t, atSigning, theClaim(), "-z0", "--store")
 	long := append(theClaim(), bytes.Repeat([]byte(" "), signature.MaxSize)...)
@@ -208,9 +209,20 @@ func builtForms(t *testing.T, g gpgHome, keys []byte) []form {
 		{"empty", "", keys, nil},
 		{"garbage", "", keys, []byte("garbage")},
 		{"4000 one-pass packets", "", keys, slices.Concat(bytes.Repeat(plain[:15], 4000), plain)},
+		{"garbage behind a compressed packet with its length", "", keys, slices.Concat(newPacket(8, zipped[1:]), []byte("garbage"))},
+		{"compressed without its checksum", "", keys, zlib[:len(zlib)-4]},
+		{"compressed with another checksum", "", keys, changed(compressed(t, plain), -1)},
 		{"4 GiB by length", "", keys, []byte{0xc0 | 11, 255, 255, 255, 255, 255, 'b', 0, 0, 0, 0, 0, '{'}},
 	}
-	return forms
+	detached := g.run(t, atSigning, theClaim(), "--local-user", "=RSA 2048", "--detach-sign")
+	return append(forms, alteredForms(plain, detached, keys)...)
+}
+
+// changed has another byte at a place, from the end if it is negative.
+func changed(b []byte, at int) []byte {
+	b = bytes.Clone(b)
+	b[(at+len(b))%len(b)] ^= 1
+	return b
 }
 
 // compressed puts a message into a compressed packet as RFC 4880 has it.

@@ -3,6 +3,7 @@ package differential
 import (
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/distribution/reference"
@@ -56,13 +57,27 @@ func admit(q question) (signature.Clients, error) {
 }
 
 func prepare(q question) (*policy.Policy, reference.Named, error) {
-	p, err := policy.Parse([]byte(q.policy))
+	p, err := parsed(q.policy)
 	if err != nil {
-		return nil, nil, err
-	}
-	if p, err = p.Load(os.ReadFile); err != nil {
 		return nil, nil, err
 	}
 	named, err := reference.ParseNormalizedNamed(q.reference)
 	return p, named, err
+}
+
+// policies are those that were read, by their text: few questions come with one of their own.
+var policies sync.Map
+
+func parsed(text string) (*policy.Policy, error) {
+	if p, ok := policies.Load(text); ok {
+		return p.(*policy.Policy), nil
+	}
+	p, err := policy.Parse([]byte(text))
+	if err == nil {
+		p, err = p.Load(os.ReadFile)
+	}
+	if err == nil {
+		policies.Store(text, p)
+	}
+	return p, err
 }
