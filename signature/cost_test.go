@@ -88,3 +88,28 @@ func TestHostileUploadsCostLittle(t *testing.T) {
 		}
 	}
 }
+
+// Ten thousand keys cost at most twice what one does.
+func TestKeyringsOfManyKeysCostLittle(t *testing.T) {
+	one := ringOf(t, "rsa3072")
+	many := signature.Join(readRing(t, manyKeys(t, 10_000)), one)
+	if many.Len() != 10_001 {
+		t.Fatalf("got %d keys, want 10001", many.Len())
+	}
+	blob := door(t, "by-rsa3072.sig")
+	least := map[*signature.Keyring]time.Duration{one: time.Hour, many: time.Hour}
+	for range 5 { // by turns: the machine may slow down
+		for ring := range least {
+			cpu, _ := costOf(t, 5*costRuns, func() {
+				if _, err := parseAndVerify(ring, blob, signerNow); err != nil {
+					t.Fatal(err)
+				}
+			})
+			least[ring] = min(least[ring], cpu)
+		}
+	}
+	t.Logf("%.2f of what one key costs", float64(least[many])/float64(least[one]))
+	if least[many] > 2*least[one] {
+		t.Errorf("it costs %v, more than twice the %v of one key", least[many], least[one])
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"time"
 
@@ -82,12 +83,20 @@ func Join(rings ...*Keyring) *Keyring {
 func (r *Keyring) Skipped() []string { return slices.Concat(r.skipped, r.never) }
 
 // Keys returns what is known of the keys, ordered by fingerprint.
-func (r *Keyring) Keys() []Key {
-	keys := make([]Key, len(r.keys))
-	for i, k := range r.keys {
-		keys[i] = k.Key
+func (r *Keyring) Keys() []Key { return slices.AppendSeq(make([]Key, 0, len(r.keys)), r.All()) }
+
+// Len is the number of keys.
+func (r *Keyring) Len() int { return len(r.keys) }
+
+// All yields what is known of the keys, ordered by fingerprint.
+func (r *Keyring) All() iter.Seq[Key] {
+	return func(yield func(Key) bool) {
+		for _, k := range r.keys {
+			if !yield(k.Key) {
+				return
+			}
+		}
 	}
-	return keys
 }
 
 // Has reports whether a primary key of this fingerprint, upper-case hex, is among them.

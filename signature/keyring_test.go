@@ -2,6 +2,7 @@ package signature_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -153,6 +154,36 @@ func TestJoin(t *testing.T) {
 	}
 	if got := signature.Join().Keys(); len(got) != 0 {
 		t.Errorf("of nothing: got %v", got)
+	}
+}
+
+// A later end counts for all copies, and a copy that has the earlier one says so.
+func TestStands(t *testing.T) {
+	t.Parallel()
+	expired, extended := ringOf(t, "expired"), ringOf(t, "extended")
+	blob := door(t, "by-expired.sig")
+	s, err := parseAndVerify(signature.Join(expired, extended), blob, signerNow)
+	if err != nil {
+		t.Fatalf("with a copy that was extended: %v", err)
+	}
+	if err := expired.Stands(s, signerNow); !errors.Is(err, signature.ErrUnverified) || !errors.Is(err, signature.ErrExpired) {
+		t.Errorf("by the copy that ended: got %v, want it expired", err)
+	}
+	if err := expired.Stands(s, s.Created.Add(time.Hour)); err != nil {
+		t.Errorf("by that copy, in time: %v", err)
+	}
+	// The copy that was extended has only the later self-signature, as gpg leaves it.
+	if err := extended.Stands(s, signerNow); err == nil {
+		t.Error("by a copy whose self-signature is later than the signature: it stands, and clients in Go reject it")
+	}
+	revoked, err := parseAndVerify(ringOf(t, "before-revoked2"), door(t, "by-revoked2.sig"), signerNow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{"before-revoked2": true, "revoked2": false, "good": true} {
+		if err := ringOf(t, name).Stands(revoked, signerNow); (err == nil) != want {
+			t.Errorf("by %s: got %v, want it to stand: %v", name, err, want)
+		}
 	}
 }
 

@@ -45,6 +45,25 @@ func (r *Keyring) Verify(m *Message, now time.Time) (Signature, error) {
 	return Signature{}, err
 }
 
+// Stands says why a verified signature would not count by this ring's own copy of the key, which may
+// be revoked, or end otherwise than another. Nothing is verified again; a ring without the key has
+// nothing to say.
+func (r *Keyring) Stands(s Signature, now time.Time) error {
+	for _, k := range r.byID[s.keyID] {
+		if k.Fingerprint != s.Fingerprint {
+			continue
+		}
+		err := k.goodAt(now, s.keyID)
+		if err == nil {
+			err = k.goodAt(s.Created, s.keyID)
+		}
+		if err != nil {
+			return k.unverified(err)
+		}
+	}
+	return nil
+}
+
 // verify returns the key that signed: the primary key or a subkey of it.
 func (k *ringKey) verify(m *Message, now time.Time) (*openpgp.Key, error) {
 	if err := k.goodAt(now, m.keyID); err != nil {
@@ -134,7 +153,7 @@ func (m *Message) verified(k *ringKey, used *openpgp.Key) (Signature, error) {
 		Claim: claim, Content: bytes.Clone(m.content),
 		Fingerprint: k.Fingerprint, UserID: k.UserID,
 		Algorithm: algorithmName(used.PublicKey), Subkey: !used.IsPrimary(),
-		Identity: m.identity(used.PublicKey),
+		Identity: m.identity(used.PublicKey), keyID: m.keyID,
 	}
 	s.Created, s.Expires = m.times()
 	return s, nil

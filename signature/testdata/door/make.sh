@@ -97,7 +97,12 @@ gpgconf --homedir "$GNUPGHOME/merged" --kill all
 for key in good unknown short dsa ed25519 p256 p384 p521 secp256k1 brainpool rsa3072 rsa4096 revoked0 revoked1 revoked2 revoked3 expired sha1 subkeys certifies; do
 	export_key $key
 done
+cp expired.gpg "$GNUPGHOME/expired.gpg"
 at $signed --export '=another name' >renamed.gpg
+at 20210201T000000 --quick-set-expire "$(part expired 1)" never
+export_key expired
+mv expired.gpg extended.gpg
+mv "$GNUPGHOME/expired.gpg" expired.gpg
 # gpg's own keyring of old has trust packets behind what it trusts.
 touch "$GNUPGHOME/pubring.old"
 at $signed --no-default-keyring --keyring "$GNUPGHOME/pubring.old" --import revoked2.gpg
