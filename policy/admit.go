@@ -11,8 +11,8 @@ import (
 	"github.com/countersign-dev/countersign/signature"
 )
 
-// mostNamed bounds what one message lists.
-const mostNamed = 3
+// mostNamed bounds what one message lists, and manyNames what is counted for it.
+const mostNamed, manyNames = 3, 50
 
 // Admit says whether a verified signature may come in for an image of this reference, which has a
 // tag or a digest: at least one signedBy of its scope must accept the key and the claimed
@@ -23,25 +23,26 @@ func (p *Policy) Admit(ref reference.Named, s signature.Signature) error {
 	if slices.ContainsFunc(scope.requirements, func(r requirement) bool { return r.kind == reject }) {
 		return refused("%s rejects everything, and %s with it", scope, ref)
 	}
-	if err := sameDigest(ref, s.Claim); err != nil {
+	claimed := claimedIn(s.Claim)
+	if err := sameDigest(ref, claimed); err != nil {
 		return refused("%w", err)
+	}
+	for _, r := range scope.requirements {
+		if r.has(s.Fingerprint) && r.identity.fits(ref, claimed) {
+			return nil
+		}
 	}
 	var reasons []string
 	for _, r := range scope.requirements {
-		if !r.has(s.Fingerprint) {
-			continue
+		if r.has(s.Fingerprint) {
+			reasons = append(reasons, fmt.Sprint(r.identity.accepts(ref, claimed)))
 		}
-		err := r.identity.accepts(ref, s.Claim.Reference)
-		if err == nil {
-			return nil
-		}
-		reasons = append(reasons, err.Error())
 	}
 	if len(reasons) == 0 {
 		return refused("%s", scope.notNamed(ref, s))
 	}
 	slices.Sort(reasons)
-	return refused("%s names key %s, but not for this: %s%s", scope, s.Fingerprint, few(slices.Compact(reasons), "; "), copied(ref, s.Claim))
+	return refused("%s names key %s, but not for this: %s%s", scope, s.Fingerprint, few(slices.Compact(reasons), "; "), copied(ref, claimed))
 }
 
 func refused(format string, args ...any) error {
@@ -50,44 +51,45 @@ func refused(format string, args ...any) error {
 
 // sameDigest refuses a claim that says one digest and names another in its reference: by digest,
 // identities compare only repositories.
-func sameDigest(ref reference.Named, c signature.Claim) error {
-	if d, ok := ref.(reference.Digested); ok && d.Digest() != c.Digest {
-		return fmt.Errorf("it is for manifest %s, not %s", c.Digest, d.Digest())
+func sameDigest(ref reference.Named, c claimed) error {
+	if d, ok := ref.(reference.Digested); ok && d.Digest() != c.digest {
+		return fmt.Errorf("it is for manifest %s, not %s", c.digest, d.Digest())
 	}
-	claimed, err := signature.ParseReference(c.Reference)
-	if err != nil {
-		return nil // identities refuse it, with the reason
-	}
-	if d, ok := claimed.(reference.Digested); ok && d.Digest() != c.Digest {
-		return fmt.Errorf("it is for manifest %s under reference %s, which has another digest", c.Digest, quote(c.Reference))
+	if d, ok := c.named.(reference.Digested); ok && d.Digest() != c.digest {
+		return fmt.Errorf("it is for manifest %s under reference %s, which has another digest", c.digest, quote(c.text))
 	}
 	return nil
 }
 
 // copied is what to do about signatures that came along with an image from another repository.
-func copied(ref reference.Named, c signature.Claim) string {
-	claimed, err := signature.ParseReference(c.Reference)
-	if err != nil || claimed.Name() == ref.Name() {
+func copied(ref reference.Named, c claimed) string {
+	if c.named == nil || c.named.Name() == ref.Name() {
 		return ""
 	}
 	return ". If it came along with a copied image, copy with skopeo copy --remove-signatures"
 }
 
-// notNamed says whom the scope does name.
+// notNamed says whom the scope does name, of many only some.
 func (s scope) notNamed(ref reference.Named, by signature.Signature) string {
 	var names, types []string
 	for _, r := range s.requirements {
 		types = append(types, r.kind)
-		if r.ring == nil {
+		if r.ring == nil || len(names) > manyNames {
 			continue
 		}
-		for _, k := range r.ring.Keys() {
-			names = append(names, k.Fingerprint)
+		for k := range r.ring.All() {
+			if names = append(names, k.Fingerprint); len(names) > manyNames {
+				break
+			}
 		}
 	}
-	if len(names) > 0 {
-		slices.Sort(names)
-		return fmt.Sprintf("key %s may not sign for %s; %s names %s", by.Fingerprint, ref, s, few(slices.Compact(names), ", "))
+	slices.Sort(names)
+	names = slices.Compact(names)
+	switch {
+	case len(names) > manyNames-mostNamed:
+		return fmt.Sprintf("key %s may not sign for %s; %s names %s and many more", by.Fingerprint, ref, s, strings.Join(names[:mostNamed], ", "))
+	case len(names) > 0:
+		return fmt.Sprintf("key %s may not sign for %s; %s names %s", by.Fingerprint, ref, s, few(names, ", "))
 	}
 	slices.Sort(types)
 	return fmt.Sprintf("%s names no key for %s; %s alone admits nobody, an upload needs a signedBy", s, ref,

@@ -74,7 +74,8 @@ type message struct {
 
 type verified struct {
 	signature.Signature
-	err error
+	says claimed
+	err  error
 }
 
 func read(signatures []signature.Untrusted) []message {
@@ -143,6 +144,7 @@ func (e evaluation) with(ring *signature.Keyring) []verified {
 	for i, m := range e.brought {
 		if all[i].err = m.err; m.err == nil {
 			all[i].Signature, all[i].err = ring.Verify(m.Message, e.now)
+			all[i].says = claimedIn(all[i].Claim)
 		}
 	}
 	e.verified[ring] = all
@@ -157,5 +159,5 @@ func (e evaluation) accepts(r requirement, s verified) error {
 	if s.Claim.Digest != e.image.Digest {
 		return fmt.Errorf("it is for another manifest, %s", s.Claim.Digest)
 	}
-	return r.identity.accepts(e.image.Reference, s.Claim.Reference)
+	return r.identity.accepts(e.image.Reference, s.says)
 }

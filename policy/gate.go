@@ -138,11 +138,15 @@ func (e evaluation) candidates(r requirement, exact func(string) bool) map[strin
 	if r.kind != signedBy || r.ring == nil {
 		return found
 	}
+	itself := claimedIn(signature.Claim{Reference: e.image.Reference.String()})
+	if !r.identity.fits(e.image.Reference, itself) {
+		return found
+	}
 	for i, s := range e.with(r.ring) {
 		if s.err != nil || s.Claim.Digest != e.image.Digest || !exact(s.Claim.Reference) {
 			continue
 		}
-		if _, there := found[s.Fingerprint]; !there && r.identity.accepts(e.image.Reference, e.image.Reference.String()) == nil {
+		if _, there := found[s.Fingerprint]; !there {
 			found[s.Fingerprint] = i
 		}
 	}
@@ -153,7 +157,7 @@ func (e evaluation) candidates(r requirement, exact func(string) bool) map[strin
 func (r requirement) wants(ref reference.Named) string {
 	var names []string
 	if r.ring != nil {
-		for _, k := range r.ring.Keys() {
+		for k := range r.ring.All() {
 			names = append(names, k.Fingerprint)
 		}
 	}

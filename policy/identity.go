@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/countersign-dev/countersign/signature"
 )
@@ -19,10 +20,6 @@ const (
 	remapIdentity          = "remapIdentity"
 )
 
-// maxReference is more than host, repository, tag and digest can have together. What is longer is
-// not parsed: megabytes would take seconds.
-const maxReference = 1024
-
 // An identity says which claimed references fit an image's.
 type identity struct {
 	kind                 string
@@ -30,38 +27,71 @@ type identity struct {
 	prefix, signedPrefix string          // of remapIdentity
 }
 
+// A claimed is what a claim says, its reference parsed once for all requirements.
+type claimed struct {
+	text   string
+	named  reference.Named // nil with err
+	err    error
+	digest digest.Digest
+}
+
+func claimedIn(c signature.Claim) claimed {
+	named, err := signature.ParseReference(c.Reference)
+	return claimed{text: c.Reference, named: named, err: err, digest: c.Digest}
+}
+
 // accepts says why a claimed reference does not fit. The image's has a tag, a digest or both, as
 // whoever asks wrote it (protocol.md 6).
-func (i identity) accepts(image reference.Named, claimed string) error {
-	signed, err := signature.ParseReference(claimed)
-	if err != nil {
-		return fmt.Errorf("its reference %s does not parse: %w", quote(claimed), err)
+func (i identity) accepts(image reference.Named, c claimed) error {
+	if c.err != nil {
+		return fmt.Errorf("its reference %s does not parse: %w", quote(c.text), c.err)
 	}
-	fits, want := false, image.String()
-	switch i.kind {
-	case matchExact:
-		fits = !reference.IsNameOnly(image) && same(image, signed)
-	case matchRepository:
-		fits, want = image.Name() == signed.Name(), anything(image)
-	case exactReference:
-		fits, want = same(i.reference, signed), i.reference.String()
-	case exactRepository:
-		fits, want = i.reference.Name() == signed.Name(), anything(i.reference)
-	case remapIdentity:
+	if i.fits(image, c) {
+		return nil
+	}
+	if i.kind == remapIdentity {
+		var err error
 		if image, err = i.remap(image); err != nil {
 			return err
 		}
-		fits, want = repoDigestOrExact(image, signed)
-	default:
-		fits, want = repoDigestOrExact(image, signed)
 	}
-	if fits {
-		return nil
-	}
-	return fmt.Errorf("it is signed for %s, and %s wants %s", quote(claimed), i.kind, want)
+	return fmt.Errorf("it is signed for %s, and %s wants %s", quote(c.text), i.kind, i.wants(image))
 }
 
-func anything(named reference.Named) string { return "anything of " + named.Name() }
+// fits is accepts without the words, which cost more than the answer.
+func (i identity) fits(image reference.Named, c claimed) bool {
+	switch signed := c.named; {
+	case signed == nil:
+		return false
+	case i.kind == matchExact:
+		return !reference.IsNameOnly(image) && same(image, signed)
+	case i.kind == matchRepository:
+		return image.Name() == signed.Name()
+	case i.kind == exactReference:
+		return same(i.reference, signed)
+	case i.kind == exactRepository:
+		return i.reference.Name() == signed.Name()
+	case i.kind == remapIdentity:
+		remapped, err := i.remap(image)
+		return err == nil && repoDigestOrExact(remapped, signed)
+	}
+	return repoDigestOrExact(image, c.named)
+}
+
+func (i identity) wants(image reference.Named) string {
+	_, tagged := image.(reference.Tagged)
+	switch {
+	case i.kind == exactReference:
+		return i.reference.String()
+	case i.kind == exactRepository:
+		return "anything of " + i.reference.Name()
+	case i.kind == matchRepository:
+		return "anything of " + image.Name()
+	case i.kind != matchExact && !tagged:
+		return "a tag or digest of " + image.Name()
+	}
+	return image.String()
+}
 
 // same is equality of references that have a tag or a digest.
 func same(want, signed reference.Named) bool {
@@ -70,13 +100,13 @@ func same(want, signed reference.Named) bool {
 
 // repoDigestOrExact is the default: who asks by tag, also beside a digest, wants that very
 // reference, who asks by digest alone any tag or digest of the repository.
-func repoDigestOrExact(image, signed reference.Named) (fits bool, want string) {
+func repoDigestOrExact(image, signed reference.Named) bool {
 	_, tagged := image.(reference.Tagged)
 	_, digested := image.(reference.Digested)
 	if digested && !tagged {
-		return !reference.IsNameOnly(signed) && image.Name() == signed.Name(), "a tag or digest of " + image.Name()
+		return !reference.IsNameOnly(signed) && image.Name() == signed.Name()
 	}
-	return tagged && same(image, signed), image.String()
+	return tagged && same(image, signed)
 }
 
 // remap replaces the prefix in an image's name. One that does not have it stays as it is; one

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -130,7 +129,7 @@ func newKeys(sources []*signature.Keyring) keys {
 	}
 	having := map[string][]*signature.Keyring{}
 	for _, ring := range sources {
-		for _, k := range ring.Keys() {
+		for k := range ring.All() {
 			having[k.Fingerprint] = append(having[k.Fingerprint], ring)
 		}
 	}
@@ -148,15 +147,15 @@ func (p *Policy) Keyring() *signature.Keyring {
 }
 
 // Verify verifies with every key that the policy names. It says nothing yet of what the signer
-// may sign: that is Admit's. A key that stands in several files must be good in each of them, or
-// a stale copy would outlive a revocation. Errors are those of signature.Keyring.Verify.
+// may sign: that is Admit's. A key that stands in several files must be good in each of them: nodes
+// go by the one that their requirement names. Errors are those of signature.Keyring.Verify.
 func (p *Policy) Verify(m *signature.Message, now time.Time) (signature.Signature, error) {
 	s, err := p.Keyring().Verify(m, now)
 	if err != nil {
 		return s, err
 	}
 	for _, ring := range p.keys.copies[s.Fingerprint] {
-		if _, err := ring.Verify(m, now); errors.Is(err, signature.ErrUnverified) {
+		if err := ring.Stands(s, now); err != nil {
 			return signature.Signature{}, fmt.Errorf("%w. The policy has several copies of this key that differ; replace the outdated ones", err)
 		}
 	}

@@ -10,6 +10,10 @@ import (
 	"github.com/countersign-dev/countersign/signature"
 )
 
+// maxReference is more than host, repository, tag and digest can have together. What is longer is
+// not parsed: megabytes would take seconds.
+const maxReference = 1024
+
 // Parse reads a policy as strictly as clients do: unknown, duplicate and missing keys and wrong
 // types are errors, which name line and place. So are empty strings and lists, with which clients
 // would accept nothing. keyData is read here, key files by Load.
