@@ -77,8 +77,8 @@ func (s scope) notNamed(ref reference.Named, by signature.Signature) string {
 		if r.ring == nil || len(names) > manyNames {
 			continue
 		}
-		for k := range r.ring.All() {
-			if names = append(names, k.Fingerprint); len(names) > manyNames {
+		for fingerprint := range r.ring.Fingerprints() {
+			if names = append(names, fingerprint); len(names) > manyNames {
 				break
 			}
 		}

@@ -47,7 +47,7 @@ func (p *Policy) Evaluate(image Image, signatures []signature.Untrusted, now tim
 	}
 	image.Reference = reference.TagNameOnly(image.Reference)
 	scope := p.scope(image.Transport, image.Reference)
-	e := evaluation{image: image, now: now, brought: read(signatures), verified: map[*signature.Keyring][]verified{}}
+	e := newEvaluation(image, signatures, now)
 	d := Decision{Accepted: len(scope.requirements) > 0, Scope: scope.at.String()}
 	for _, r := range scope.requirements {
 		j := e.judge(r)
@@ -63,6 +63,7 @@ type evaluation struct {
 	image    Image
 	now      time.Time
 	brought  []message
+	known    []*signature.Signature // by place: verified with some keyring, if any has the key
 	verified map[*signature.Keyring][]verified
 }
 
@@ -76,6 +77,13 @@ type verified struct {
 	signature.Signature
 	says claimed
 	err  error
+}
+
+func newEvaluation(image Image, signatures []signature.Untrusted, now time.Time) evaluation {
+	return evaluation{
+		image: image, now: now, brought: read(signatures),
+		known: make([]*signature.Signature, len(signatures)), verified: map[*signature.Keyring][]verified{},
+	}
 }
 
 func read(signatures []signature.Untrusted) []message {
@@ -142,10 +150,16 @@ func (e evaluation) with(ring *signature.Keyring) []verified {
 	}
 	all := make([]verified, len(e.brought))
 	for i, m := range e.brought {
-		if all[i].err = m.err; m.err == nil {
-			all[i].Signature, all[i].err = ring.Verify(m.Message, e.now)
-			all[i].says = claimedIn(all[i].Claim)
+		if all[i].err = m.err; m.err != nil {
+			continue
 		}
+		// The key is the same in all rings that have it: only what a ring says of it may differ.
+		if known := e.known[i]; known != nil && ring.Has(known.Fingerprint) {
+			all[i].Signature, all[i].err = *known, ring.Stands(*known, e.now)
+		} else if all[i].Signature, all[i].err = ring.Verify(m.Message, e.now); all[i].err == nil {
+			e.known[i] = &all[i].Signature
+		}
+		all[i].says = claimedIn(all[i].Claim)
 	}
 	e.verified[ring] = all
 	return all

@@ -111,7 +111,7 @@ type GateDecision struct {
 // says of what is claimed; CheckGate has said that the policy is one that can be a gate.
 func (p *Policy) Gate(ref reference.Named, d digest.Digest, signatures []signature.Untrusted, exact func(claimed string) bool, now time.Time) GateDecision {
 	s := p.scope(docker, ref)
-	e := evaluation{image: Image{Transport: docker, Reference: ref, Digest: d}, now: now, brought: read(signatures), verified: map[*signature.Keyring][]verified{}}
+	e := newEvaluation(Image{Transport: docker, Reference: ref, Digest: d}, signatures, now)
 	m := matching{by: map[string]int{}}
 	for _, r := range s.requirements {
 		m.candidates = append(m.candidates, e.candidates(r, exact))
@@ -157,9 +157,7 @@ func (e evaluation) candidates(r requirement, exact func(string) bool) map[strin
 func (r requirement) wants(ref reference.Named) string {
 	var names []string
 	if r.ring != nil {
-		for k := range r.ring.All() {
-			names = append(names, k.Fingerprint)
-		}
+		names = slices.Collect(r.ring.Fingerprints())
 	}
 	return fmt.Sprintf("%s wants a signature of %s by %s", r.at, ref, few(names, " or "))
 }

@@ -129,8 +129,8 @@ func newKeys(sources []*signature.Keyring) keys {
 	}
 	having := map[string][]*signature.Keyring{}
 	for _, ring := range sources {
-		for k := range ring.All() {
-			having[k.Fingerprint] = append(having[k.Fingerprint], ring)
+		for fingerprint := range ring.Fingerprints() {
+			having[fingerprint] = append(having[fingerprint], ring)
 		}
 	}
 	maps.DeleteFunc(having, func(_ string, rings []*signature.Keyring) bool { return len(rings) == 1 })

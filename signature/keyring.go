@@ -18,7 +18,6 @@ type Keyring struct {
 	keys    []*ringKey // by fingerprint
 	byID    map[uint64][]*ringKey
 	skipped []string
-	never   []string // keys that are there, for messages, and verify nothing
 }
 
 // A Key is what is known of one key of a keyring.
@@ -54,9 +53,6 @@ func newKeyring(keys []*ringKey, skipped []string) *Keyring {
 
 func (r *Keyring) add(k *ringKey) {
 	r.keys = append(r.keys, k)
-	if err := k.useless[k.entity.PrimaryKey.KeyId]; err != nil {
-		r.never = append(r.never, fmt.Sprintf("key %s (%s) never counts: %v", k.Fingerprint, k.UserID, err))
-	}
 	ids := []uint64{k.entity.PrimaryKey.KeyId}
 	for _, s := range k.entity.Subkeys {
 		ids = append(ids, s.PublicKey.KeyId)
@@ -80,19 +76,33 @@ func Join(rings ...*Keyring) *Keyring {
 }
 
 // Skipped says of every key or block that is left out, or never verifies, why.
-func (r *Keyring) Skipped() []string { return slices.Concat(r.skipped, r.never) }
+func (r *Keyring) Skipped() []string {
+	skipped := slices.Clone(r.skipped)
+	for _, k := range r.keys {
+		if err := k.ready().useless[k.entity.PrimaryKey.KeyId]; err != nil {
+			skipped = append(skipped, fmt.Sprintf("key %s (%s) never counts: %v", k.Fingerprint, k.UserID, err))
+		}
+	}
+	return skipped
+}
 
 // Keys returns what is known of the keys, ordered by fingerprint.
-func (r *Keyring) Keys() []Key { return slices.AppendSeq(make([]Key, 0, len(r.keys)), r.All()) }
+func (r *Keyring) Keys() []Key {
+	keys := make([]Key, len(r.keys))
+	for i, k := range r.keys {
+		keys[i] = k.ready().Key
+	}
+	return keys
+}
 
 // Len is the number of keys.
 func (r *Keyring) Len() int { return len(r.keys) }
 
-// All yields what is known of the keys, ordered by fingerprint.
-func (r *Keyring) All() iter.Seq[Key] {
-	return func(yield func(Key) bool) {
+// Fingerprints yields those of the primary keys, upper-case hex, in their order.
+func (r *Keyring) Fingerprints() iter.Seq[string] {
+	return func(yield func(string) bool) {
 		for _, k := range r.keys {
-			if !yield(k.Key) {
+			if !yield(k.Fingerprint) {
 				return
 			}
 		}

@@ -11,7 +11,7 @@ import (
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 )
 
-// maxSelfSignatures bounds those of one key: each costs a verification when the key is read.
+// maxSelfSignatures bounds those of one key: each costs a verification when the key is used first.
 const maxSelfSignatures = 1000
 
 // selfSignatures counts what checkSelfSignatures verifies.

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
@@ -17,11 +18,14 @@ import (
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 )
 
-// A ringKey is one key with all its copies. Nothing in it changes after newRingKey.
+// A ringKey is one key with all its copies. Nothing in it changes but once, in ready: what needs its
+// self-signatures verified asks that first.
 type ringKey struct {
 	Key
 	packets []packet // see mergePackets
 	entity  *openpgp.Entity
+
+	once    sync.Once
 	useless map[uint64]error // by key ID: why what it signs never counts, whatever its date
 }
 
@@ -41,15 +45,23 @@ func newRingKey(packets []packet) (*ringKey, error) {
 		Algorithm:   algorithmName(e.PrimaryKey),
 		Created:     e.PrimaryKey.CreationTime.UTC(),
 	}}
-	k.dropWeakSubkeys()
-	k.useless[e.PrimaryKey.KeyId] = k.settle()
+	k.identify(false)
 	return k, nil
+}
+
+// ready returns the key with its self-signatures verified. That costs, so it is done when somebody
+// asks: of most keys nothing ever comes.
+func (k *ringKey) ready() *ringKey {
+	k.once.Do(func() {
+		k.dropWeakSubkeys()
+		k.useless[k.entity.PrimaryKey.KeyId] = k.settle()
+	})
+	return k
 }
 
 // settle does once what would otherwise be done again and again, and says why the key never counts.
 // Weak keys cost nothing: those of any length would.
 func (k *ringKey) settle() error {
-	k.identify(false)
 	if err := weakness(k.entity.PrimaryKey); err != nil {
 		return err
 	}

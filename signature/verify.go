@@ -97,6 +97,7 @@ func (k *ringKey) verify(m *Message, now time.Time) (*openpgp.Key, error) {
 // goodAt says why a key, or a subkey of it, is not good at that time. go-crypto judges keys by the
 // time of the signature; nodes pull now.
 func (k *ringKey) goodAt(now time.Time, id uint64) error {
+	k.ready()
 	for _, id := range []uint64{k.entity.PrimaryKey.KeyId, id} {
 		if err := k.useless[id]; err != nil {
 			return err

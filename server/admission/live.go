@@ -99,7 +99,7 @@ func (l *Live) refresh() {
 		return
 	}
 	l.policy = next
-	l.log.Info("policy read", "policy", l.name, "keys", len(next.Keyring().Keys()))
+	l.log.Info("policy read", "policy", l.name, "keys", next.Keyring().Len())
 }
 
 // stampOf changes when a file does, or comes, or goes.
