@@ -50,6 +50,8 @@ type RequirementVerdict struct {
 	Accepted   bool     `json:"accepted"`
 	Reason     string   `json:"reason"`
 	Signatures []string `json:"signatures,omitempty"`
+	Expired    bool     `json:"expired,omitempty"` // a signature, or the key of one, is past its end
+	Unknown    bool     `json:"unknown,omitempty"` // there are signatures, all by keys that it does not name
 }
 
 // A SignatureSeen is one that the server has of the manifest.

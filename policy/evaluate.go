@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -33,6 +34,8 @@ type Judgement struct {
 	Accepted   bool
 	Reason     string
 	Signatures []string // of signedBy, in their order: why each is accepted or is not
+	Expired    bool     // of signedBy: a signature, or the key of one, is past its end
+	Unknown    bool     // of signedBy: there are signatures, all by keys that it does not name
 }
 
 // Evaluate says whether a node with this policy accepts an image that has these signatures,
@@ -123,10 +126,13 @@ func (e evaluation) signedBy(r requirement, j *Judgement) {
 		j.Reason = "it wants a signature, and the image has none"
 		return
 	}
+	j.Unknown = true
 	for i, s := range e.with(r.ring) {
 		err := e.accepts(r, s)
+		j.Unknown = j.Unknown && errors.Is(err, signature.ErrUnknownKey)
 		if err != nil {
 			j.Signatures = append(j.Signatures, err.Error())
+			j.Expired = j.Expired || errors.Is(err, signature.ErrExpired)
 			continue
 		}
 		j.Signatures = append(j.Signatures, fmt.Sprintf("accepted: by %s %s, for %s", s.Fingerprint, quote(s.UserID), quote(s.Claim.Reference)))

@@ -2,7 +2,6 @@ package server
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/distribution/reference"
 
@@ -36,7 +35,7 @@ func advise(v api.Verdict, named reference.Named) string {
 		case len(m.Signatures) == 0:
 			return fmt.Sprintf("%s has no signature: push it to the server again, or sign it", what)
 		}
-		return signedAs(m, named, what)
+		return signedAs(m, r, named, what)
 	}
 	return ""
 }
@@ -51,13 +50,14 @@ func firstRejected(v api.Verdict) api.ManifestVerdict {
 }
 
 // signedAs compares what the signatures say with what is asked for.
-func signedAs(m api.ManifestVerdict, named reference.Named, what string) string {
-	for _, reasons := range m.Requirements {
-		for _, reason := range reasons.Signatures {
-			if strings.Contains(reason, "expired") {
-				return fmt.Sprintf("a signature or its key is expired: extend the key, or sign %s again", what)
-			}
-		}
+func signedAs(m api.ManifestVerdict, r api.RequirementVerdict, named reference.Named, what string) string {
+	switch {
+	case len(r.Signatures) == 0: // none was looked at
+		return r.Reason
+	case r.Expired:
+		return fmt.Sprintf("a signature or its key is expired: extend the key, or sign %s again", what)
+	case r.Unknown:
+		return fmt.Sprintf("none of the keys that signed %s is one the policy names: %s", what, m.Signatures[0].Fingerprint)
 	}
 	if advice := signedElsewhere(m, named); advice != "" {
 		return advice
@@ -68,7 +68,7 @@ func signedAs(m api.ManifestVerdict, named reference.Named, what string) string 
 			return fmt.Sprintf("it is signed as %s, and asked for as %s: push or sign it under that tag", s.Reference, named)
 		}
 	}
-	return fmt.Sprintf("none of the keys that signed %s is one the policy names: %s", what, m.Signatures[0].Fingerprint)
+	return "signature-1: " + r.Signatures[0]
 }
 
 // signedElsewhere is for who pulls by localhost what is signed for 127.0.0.1, and the like.

@@ -118,7 +118,11 @@ func (s *Server) covered(ctx context.Context, repository, tag, profile string) (
 	case <-ctx.Done():
 		return c, ctx.Err()
 	}
-	v, err := s.verify(ctx, api.VerifyRequest{Reference: repository + ":" + tag, Profile: profile})
+	named, err := signature.ParseReference(repository + ":" + tag)
+	if err != nil {
+		return c, fmt.Errorf("%w: %v", errRequest, err)
+	}
+	v, err := s.verify(ctx, api.VerifyRequest{Profile: profile}, named)
 	if errors.Is(err, registry.ErrInvalid) {
 		c.Rejected = []api.RejectedManifest{{Reasons: []string{err.Error()}}}
 		return c, nil

@@ -26,3 +26,6 @@ func (s *Server) Routes() (all []Route) {
 
 // Anybody is what a need says where nobody is asked.
 const Anybody = string(anybody)
+
+// Advise is the line of advice on a verdict.
+var Advise = advise

@@ -30,11 +30,14 @@ func (s *Server) serveVerify(w http.ResponseWriter, r *http.Request) {
 		writeError(w, r, err)
 		return
 	}
-	if named, err := reference.ParseNormalizedNamed(request.Reference); err == nil {
-		if err := s.may(r, access.Pull, s.kept(reference.Domain(named)), reference.Path(named)); err != nil {
-			writeError(w, r, err)
-			return
-		}
+	named, err := signature.ParseReference(request.Reference)
+	if err != nil {
+		writeError(w, r, fmt.Errorf("%w: reference %.300q: %v", errRequest, request.Reference, err))
+		return
+	}
+	if err := s.may(r, access.Pull, s.kept(reference.Domain(named)), reference.Path(named)); err != nil {
+		writeError(w, r, err)
+		return
 	}
 	select {
 	case s.verifying <- struct{}{}:
@@ -43,7 +46,7 @@ func (s *Server) serveVerify(w http.ResponseWriter, r *http.Request) {
 		writeError(w, r, r.Context().Err())
 		return
 	}
-	verdict, err := s.verify(asCaller(r), request)
+	verdict, err := s.verify(asCaller(r), request, reference.TagNameOnly(named))
 	if err != nil {
 		writeError(w, r, err)
 		return
@@ -51,34 +54,44 @@ func (s *Server) serveVerify(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, verdict)
 }
 
-func (s *Server) verify(ctx context.Context, request api.VerifyRequest) (api.Verdict, error) {
+func (s *Server) verify(ctx context.Context, request api.VerifyRequest, named reference.Named) (api.Verdict, error) {
 	p, profile, err := s.policyOf(request)
 	if err != nil {
 		return api.Verdict{}, err
 	}
-	named, err := reference.ParseNormalizedNamed(request.Reference)
-	if err != nil {
-		return api.Verdict{}, fmt.Errorf("%w: reference %q: %v", errRequest, request.Reference, err)
-	}
-	named = reference.TagNameOnly(named)
 	manifests, err := s.manifestsOf(ctx, named)
 	if err != nil {
 		return api.Verdict{}, err
 	}
-	v := api.Verdict{Reference: named.String(), Profile: profile, Accepted: true}
+	v := api.Verdict{Reference: named.String(), Profile: profile}
+	chosen, rejected, reasons := 0, 0, 0
 	for _, m := range manifests {
 		m, err := s.judge(ctx, p, named, m)
 		if err != nil {
 			return api.Verdict{}, err
 		}
+		for _, r := range m.Requirements {
+			reasons += 1 + len(r.Signatures)
+		}
+		if reasons > maxReasons {
+			return api.Verdict{}, fmt.Errorf("%w: the policy has so many requirements for %s that more than %d reasons would be said; ask about one instance, by digest", errRequest, named, maxReasons)
+		}
 		v.Manifests = append(v.Manifests, m)
-		if chosen := !m.List && m.Platform != attestation; chosen && !m.Accepted {
-			v.Accepted = false
+		if !m.List && m.Platform != attestation {
+			chosen++
+			if !m.Accepted {
+				rejected++
+			}
 		}
 	}
+	// Of a list that no node can choose anything of, the list is all there is to say something of.
+	v.Accepted = rejected == 0 && (chosen > 0 || v.Manifests[0].Accepted)
 	v.Advice = advise(v, named)
 	return v, nil
 }
+
+// maxReasons bounds what one verdict says: of each requirement of each manifest, and each signature.
+const maxReasons = 100_000
 
 // policyOf returns the profile that is named, the only one, or the caller's own policy.
 func (s *Server) policyOf(request api.VerifyRequest) (*policy.Policy, string, error) {
