@@ -88,7 +88,15 @@ func TestPoliciesOfManyKeysCostLittle(t *testing.T) {
 	policies := costPolicies(t)
 	for name, upload := range map[string]signature.Untrusted{"admitted": good, "unknown": stranger} {
 		least := map[string]time.Duration{}
-		for range 5 { // by turns: the machine may slow down
+		little := func() bool {
+			for _, cpu := range least {
+				if cpu > 2*least["one key"] {
+					return false
+				}
+			}
+			return true
+		}
+		for round := 0; round < 5 || round < 25 && !little(); round++ { // by turns: the machine may slow down
 			for which, p := range policies {
 				cpu := cpuOf(t, func() {
 					m, err := signature.Parse(upload)
@@ -110,7 +118,7 @@ func TestPoliciesOfManyKeysCostLittle(t *testing.T) {
 		}
 		for which, cpu := range least {
 			t.Logf("%s, %s: %.2f of what one key costs", name, which, float64(cpu)/float64(least["one key"]))
-			if name == "admitted" && cpu > 2*least["one key"] {
+			if cpu > 2*least["one key"] {
 				t.Errorf("%s, %s: it costs %v, more than twice the %v of one key", name, which, cpu, least["one key"])
 			}
 		}

@@ -98,7 +98,7 @@ func TestKeyringsOfManyKeysCostLittle(t *testing.T) {
 	}
 	blob := door(t, "by-rsa3072.sig")
 	least := map[*signature.Keyring]time.Duration{one: time.Hour, many: time.Hour}
-	for range 5 { // by turns: the machine may slow down
+	for round := 0; round < 5 || round < 25 && least[many] > 2*least[one]; round++ { // by turns: the machine may slow down
 		for ring := range least {
 			cpu, _ := costOf(t, 5*costRuns, func() {
 				if _, err := parseAndVerify(ring, blob, signerNow); err != nil {

@@ -53,10 +53,7 @@ func newKeyring(keys []*ringKey, skipped []string) *Keyring {
 
 func (r *Keyring) add(k *ringKey) {
 	r.keys = append(r.keys, k)
-	ids := []uint64{k.entity.PrimaryKey.KeyId}
-	for _, s := range k.entity.Subkeys {
-		ids = append(ids, s.PublicKey.KeyId)
-	}
+	ids := slices.Clone(k.ids)
 	slices.Sort(ids)
 	for _, id := range slices.Compact(ids) {
 		r.byID[id] = append(r.byID[id], k)

@@ -22,8 +22,9 @@ import (
 // self-signatures verified asks that first.
 type ringKey struct {
 	Key
-	packets []packet // see mergePackets
-	entity  *openpgp.Entity
+	packets []packet        // see mergePackets
+	ids     []uint64        // key IDs, also of subkeys that are weak
+	entity  *openpgp.Entity // without those
 
 	once    sync.Once
 	useless map[uint64]error // by key ID: why what it signs never counts, whatever its date
@@ -45,6 +46,11 @@ func newRingKey(packets []packet) (*ringKey, error) {
 		Algorithm:   algorithmName(e.PrimaryKey),
 		Created:     e.PrimaryKey.CreationTime.UTC(),
 	}}
+	k.ids = []uint64{e.PrimaryKey.KeyId}
+	for _, s := range e.Subkeys {
+		k.ids = append(k.ids, s.PublicKey.KeyId)
+	}
+	k.dropWeakSubkeys()
 	k.identify(false)
 	return k, nil
 }
@@ -52,10 +58,7 @@ func newRingKey(packets []packet) (*ringKey, error) {
 // ready returns the key with its self-signatures verified. That costs, so it is done when somebody
 // asks: of most keys nothing ever comes.
 func (k *ringKey) ready() *ringKey {
-	k.once.Do(func() {
-		k.dropWeakSubkeys()
-		k.useless[k.entity.PrimaryKey.KeyId] = k.settle()
-	})
+	k.once.Do(func() { k.useless[k.entity.PrimaryKey.KeyId] = k.settle() })
 	return k
 }
 

@@ -104,6 +104,9 @@ func (k *ringKey) goodAt(now time.Time, id uint64) error {
 		}
 	}
 	config := verification(now)
+	if _, good := k.entity.SigningKeyById(now, id, config); good {
+		return nil
+	}
 	_, err := k.entity.VerifyPrimaryKey(now, config)
 	for _, s := range k.entity.Subkeys {
 		if err == nil && s.PublicKey.KeyId == id {
@@ -118,10 +121,7 @@ func (k *ringKey) goodAt(now time.Time, id uint64) error {
 	case err != nil:
 		return fmt.Errorf("it is not good now: %w", err)
 	}
-	if _, good := k.entity.SigningKeyById(now, id, config); !good {
-		return errors.New("it may not sign, by its usage flags")
-	}
-	return nil
+	return errors.New("it may not sign, by its usage flags")
 }
 
 func (k *ringKey) unverified(err error) error {
