@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -17,6 +15,9 @@ const ownKey = "server"
 // openKeys opens the keys that the settings name, or else the server's own.
 func (h *house) openKeys(ctx context.Context, s settings) (err error) {
 	if len(s.Signing.Keys) > 0 {
+		if err := keepSecret(); err != nil {
+			return err
+		}
 		h.keys, err = openKeys(s, time.Now)
 		return err
 	}
@@ -57,26 +58,19 @@ func openKeys(s settings, clock func() time.Time) (map[string]signature.Signer, 
 }
 
 func (at keyAt) open(clock func() time.Time) (*signature.FileSigner, error) {
-	private, err := readPrivate(at.File)
+	private, err := keyFile{private: at.File}.read()
 	if err != nil {
 		return nil, err
 	}
 	var passphrase []byte
 	if at.PassphraseFile != "" {
-		if passphrase, err = readPrivate(at.PassphraseFile); err != nil {
+		if passphrase, err = readPassphrase(at.PassphraseFile); err != nil {
 			return nil, err
 		}
 	}
-	signer, err := signature.NewFileSigner(private, bytes.TrimRight(passphrase, "\r\n"), clock)
+	signer, err := signature.NewFileSigner(private, passphrase, clock)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", at.File, err)
 	}
 	return signer, nil
-}
-
-func readPrivate(file string) ([]byte, error) {
-	if err := checkPrivate(file); err != nil {
-		return nil, err
-	}
-	return os.ReadFile(file)
 }
