@@ -103,6 +103,7 @@ var never = map[string]string{
 
 // elsewhere are metrics of what has to go wrong first, and the test that looks at them.
 var elsewhere = map[string]string{
+	"countersign_file_current":         "TestAccessRefused",
 	"countersign_queue_tasks":          "TestQueue",
 	"countersign_queue_age_seconds":    "TestQueue",
 	"countersign_queue_attempts_total": "TestQueue",
@@ -207,7 +208,7 @@ func besideWithLookasides(t *testing.T, registry *server) *server {
 	broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }))
 	t.Cleanup(broken.Close)
 	secret := filepath.Join(t.TempDir(), "secret")
-	private(t, secret, hookSecret)
+	writeSecret(t, secret, hookSecret)
 	s := trusting(t, "-registry", "http://"+registry.address, "-config", config(t, "hosts: [registry.example.test]\nregistry: {notifications: "+secret+"}\nlookasides:\n- "+
 		strings.Join([]string{lookaside("", good), lookaside("/", good), lookaside("", broken.URL), lookaside("", "http://127.0.0.1:1")}, "\n- ")+"\n"))
 	s.get(t, extension("ns/app", i.digest())).want(t, 200)

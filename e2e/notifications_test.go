@@ -25,8 +25,8 @@ func TestNotifications(t *testing.T) {
 			" headers: {Authorization: ['Bearer %s']}, timeout: 10s, threshold: 5, backoff: 1s}]}\n", users, address, hookSecret))
 	front := startNginx(t, behind, address)
 	secret, auth := filepath.Join(dir, "secret"), filepath.Join(dir, "auth.json")
-	private(t, secret, hookSecret+"\n")
-	private(t, auth, fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, behind, strings.TrimPrefix(basic("bob", "secret"), "Basic ")))
+	writeSecret(t, secret, hookSecret+"\n")
+	writeSecret(t, auth, fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, behind, strings.TrimPrefix(basic("bob", "secret"), "Basic ")))
 	s := trusting(t, "-listen", address, "-host", front, "-config", config(t, fmt.Sprintf(
 		"registry: {url: 'http://%s', authFile: %s, notifications: %s}\n", behind, auth, secret)))
 	alice := s.as(basic("alice", "secret"))
@@ -44,15 +44,6 @@ func TestNotifications(t *testing.T) {
 
 	testNotificationsRefused(t, s, i)
 	testNotificationsBelieved(t, s, alice, i, front)
-}
-
-// private writes a file that nobody else may read.
-func private(t testing.TB, path, content string) {
-	t.Helper()
-	write(t, path, content)
-	if err := exec.Command("chmod", "600", path).Run(); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // startNginx serves the registry's host with the documented file.

@@ -94,6 +94,13 @@ func testBesideCurl(t *testing.T, s *server, k *tokenServer, i image) {
 	if !k.wasAsked("bob repository:ns/app:pull") {
 		t.Errorf("tokens were asked for as %q, want one of bob for repository:ns/app:pull", k.asked)
 	}
+	// What the server looks up for a caller it looks up as them.
+	for _, who := range []*server{alice, bob, s.as("Bearer " + k.token("bob", time.Minute, "repository:ns/app:pull"))} {
+		a := who.do(t, "POST", "/api/v1/verify", fmt.Sprintf(`{"reference":%q}`, s.address+"/ns/app:v1")).want(t, 200)
+		if !strings.Contains(a.body, `"accepted":true`) {
+			t.Errorf("v1 is not accepted: %s", a.body)
+		}
+	}
 	bob.do(t, "POST", lookaside("ns/app", i.digest()), "x").refused(t, 403, "DENIED", "not allowed")
 	bob.get(t, extension("private/app", i.digest())).refused(t, 403, "DENIED")
 	s.as(basic("bob", "wrong")).get(t, extension("ns/app", i.digest())).refused(t, 401, "UNAUTHORIZED", "no token")
