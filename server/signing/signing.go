@@ -94,9 +94,6 @@ func (s *Signing) Tagged(ctx context.Context, push registry.Push) error {
 
 func (s *Signing) pushed(ctx context.Context, push registry.Push, patience time.Duration, wanted func(Rule, Trigger) bool) error {
 	until := time.Now().Add(patience)
-	if _, err := push.Manifest.Instances(); err != nil && len(s.rules) > 0 {
-		return err
-	}
 	j := job{image: api.Image{Host: s.c.Hosts[0], Repository: push.Repository, Digest: push.Manifest.Digest}, name: push.Tag, pushed: true}
 	if j.name == "" {
 		j.name = push.Manifest.Digest.String()
@@ -147,19 +144,38 @@ func (s *Signing) Uploading(ctx context.Context, change *store.Change, before st
 }
 
 // Uploaded signs what Uploading has queued, and looks once more: what it waited for may have come
-// while the upload was being stored.
+// while the upload was being stored. The upload is in order whatever becomes of that.
 func (s *Signing) Uploaded(ctx context.Context, change store.Change) error {
 	until := time.Now().Add(patience)
 	for _, j := range s.uploads(change.Image, change.Add[0].Reference) {
-		var ends *store.Task
-		if slices.ContainsFunc(change.Then, func(t store.Task) bool { return t.Key == j.key() }) {
-			ends = &store.Task{Key: j.key(), State: store.Done}
+		if !slices.ContainsFunc(change.Then, func(t store.Task) bool { return t.Key == j.key() }) {
+			due, err := s.queueDue(ctx, j)
+			if err != nil {
+				return err
+			}
+			if !due {
+				continue
+			}
 		}
-		if _, err := s.now(ctx, until, j, resolved{}, ends); err != nil {
+		if _, err := s.now(ctx, until, j, resolved{}, &store.Task{Key: j.key(), State: store.Done}); err != nil {
 			return fmt.Errorf("sign %s: %w", change.Image, err)
 		}
 	}
 	return nil
+}
+
+// queueDue queues a job that is due, and reports whether it was.
+func (s *Signing) queueDue(ctx context.Context, j job) (bool, error) {
+	set, err := s.c.Store.Get(ctx, j.image)
+	if err != nil {
+		return false, err
+	}
+	due, err := s.due(ctx, j, set, s.c.Store.Get)
+	if err != nil || !due {
+		return false, err
+	}
+	_, err = s.c.Store.Do(ctx, store.Change{Image: j.image, Then: []store.Task{j.task(s.c.Clock().Add(patience))}})
+	return true, err
 }
 
 // uploads are the jobs that an upload of this claim could be what was missing for.
@@ -227,11 +243,11 @@ func (s *Signing) now(ctx context.Context, until time.Time, j job, known resolve
 	case errors.Is(err, store.ErrWithdrawn):
 		s.c.Log.Warn("not signed: withdrawn", "image", j.image.String(), "reference", j.name, "rule", j.rule.String())
 		return made, nil
-	case errors.Is(err, registry.ErrInvalid):
-		return made, err
 	case ends != nil:
 		s.c.Log.Warn("the queue will sign", "image", j.image.String(), "reference", j.name, "cause", err)
 		return made, nil
+	case errors.Is(err, registry.ErrInvalid):
+		return made, err
 	}
 	s.c.Log.Warn("queued, to be signed", "image", j.image.String(), "reference", j.name, "cause", err)
 	if queueErr := s.queue(ctx, j); queueErr != nil {

@@ -283,6 +283,42 @@ func TestPushIsAnsweredInTime(t *testing.T) {
 	w.want(t, image, v1)
 }
 
+// An away registry can be asked nothing.
+type away struct {
+	*registry.Embedded
+	now atomic.Bool
+}
+
+func (a *away) Manifest(ctx context.Context, repository, reference string) (registry.Manifest, error) {
+	if a.now.Load() {
+		return registry.Manifest{}, registry.ErrUnavailable
+	}
+	return a.Embedded.Manifest(ctx, repository, reference)
+}
+
+// An upload is in order while the registry is away. What could be signed then is queued, and what
+// could not is not.
+func TestUploadWhileTheRegistryIsAway(t *testing.T) {
+	t.Parallel()
+	w := ruled(t, gated(t))
+	r := &away{Embedded: w.registry}
+	w.config.Registry = r
+	w.restart(t, gated(t))
+	image := w.mustPush(t, "ns/app", "v1", w.manifest(t, "ns/app", "x"))
+	r.now.Store(true)
+	w.mustUpload(t, "alice", image, v1)
+	w.shut(t, image)
+	w.mustUpload(t, "bob", image, v1)
+	if queued := w.tasks(t); len(queued) != 1 || queued[0].State != store.Queued {
+		t.Errorf("queued are %+v, want one", queued)
+	}
+	w.want(t, image)
+	r.now.Store(false)
+	w.due(t)
+	w.idle(t)
+	w.want(t, image, v1)
+}
+
 // A push waits for no gate that is shut.
 func TestPushDoesNotWaitForAGate(t *testing.T) {
 	t.Parallel()
