@@ -246,6 +246,51 @@ func wait(r *http.Request, stop chan bool) {
 	}
 }
 
+// TestBesideOwnAccess lets our own settings say who may sign, withdraw and administrate, and the
+// registry who may pull and push. Each sees only the credentials that are for it.
+func TestBesideOwnAccess(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	tokens := filepath.Join(dir, "tokens")
+	made, err := command(t.Context(), "token", "-file", tokens, "-days", "1", "signer").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := strings.TrimSpace(string(made))
+	i := newImage("own access")
+	var leaked atomic.Bool
+	registry := odd(t, func(w http.ResponseWriter, r *http.Request) {
+		user, password, _ := r.BasicAuth()
+		if strings.Contains(r.Header.Get("Authorization")+password, token) {
+			leaked.Store(true)
+		}
+		if user != "alice" && user != "server" {
+			w.Header().Set("Www-Authenticate", `Basic realm="registry"`)
+			w.WriteHeader(401)
+			return
+		}
+		w.Header().Set("Content-Type", i.mediaType)
+		_, _ = w.Write(i.manifest) // the client is gone if that fails
+	})
+	auth := filepath.Join(dir, "auth.json")
+	writeSecret(t, auth, fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, strings.TrimPrefix(registry, "http://"), strings.TrimPrefix(basic("server", "secret"), "Basic ")))
+	s := start(t, "-config", config(t, fmt.Sprintf("registry: {url: '%s', authFile: %s}\naccess:\n  tokens: %s\n  grants:\n"+
+		"  - {who: ['token:signer'], repositories: ['**'], actions: [pull, push, sign, withdraw, admin]}\nsigning: {rules: [{scope: '', on: [request]}]}\n", registry, auth, tokens)))
+	signer, alice := s.as("Bearer "+token), s.as(basic("alice", "secret"))
+	signer.get(t, "/api/v1/audit").want(t, 200)
+	alice.get(t, "/api/v1/audit").refused(t, 401, "UNAUTHORIZED")
+	alice.get(t, extension("ns/app", i.digest())).want(t, 200)
+	for _, who := range []*server{signer, s.as(basic("x", token)), s} {
+		who.get(t, extension("ns/app", i.digest())).says(t, "Www-Authenticate", `Basic realm="registry"`).refused(t, 401, "UNAUTHORIZED")
+		who.do(t, "PUT", extension("ns/app", i.digest()), "{}").refused(t, 401, "UNAUTHORIZED")
+	}
+	signer.do(t, "POST", "/api/v1/sign", fmt.Sprintf(`{"reference":%q}`, s.address+"/ns/app:v1")).want(t, 201)
+	alice.wantSigned(t, "ns/app", i.digest(), "server "+s.address+"/ns/app:v1")
+	if leaked.Load() {
+		t.Error("the registry was sent a token of ours")
+	}
+}
+
 // TestBesideTLS reaches a registry by a certificate of a private authority, and none by another's.
 func TestBesideTLS(t *testing.T) {
 	t.Parallel()

@@ -50,7 +50,7 @@ func (s *Server) mayAt(r *http.Request, a access.Action, at access.Scope) error 
 	if subject != "" {
 		e.subject = subject
 	}
-	e.lent = err == nil && ours && decides == s.c.Access && s.c.Access != s.c.Own
+	e.lent = err == nil && ours && decides == s.c.Access && s.c.Access != s.c.Own && !access.IsToken(r.Header.Get("Authorization"))
 	if err == nil && a != access.Pull && s.c.Writes != nil && counted(r) {
 		err = s.c.Writes.Take(s.payer(r))
 	}

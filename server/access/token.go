@@ -99,3 +99,9 @@ func (all tokens) find(secret string) (found tokenLine, ok bool) {
 	}
 	return found, ok
 }
+
+// IsToken reports whether an Authorization has a static token of ours, as Bearer or as a password.
+func IsToken(authorization string) bool {
+	l, err := parseAuthorization(authorization)
+	return err == nil && strings.HasPrefix(l.secret, tokenPrefix)
+}
