@@ -1,0 +1,89 @@
+package postgres
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/countersign-dev/countersign/store"
+)
+
+// Classes and codes of PostgreSQL's errors (its manual, appendix A).
+const (
+	classConnection    = "08"
+	classData          = "22"
+	classAuthorization = "28"
+	classDatabase      = "3D" // there is no such database
+	classOperator      = "57" // an operator intervened, the server shuts down
+	codeReadOnly       = "25006"
+	codePrivilege      = "42501"
+	codeNoTable        = "42P01"
+	codeSerialization  = "40001"
+	codeDeadlock       = "40P01"
+	codeCanceled       = "57014" // by a time-out of ours
+)
+
+// errMaybe is around what may have happened although it failed: a commit without an answer.
+var errMaybe = errors.New("it is not known whether the change was committed")
+
+// errDecided is around what a transaction decided, whatever the database thinks of it.
+type errDecided struct{ error }
+
+func (e errDecided) Unwrap() error { return e.error }
+
+// unavailable is what an error of the database means to a caller: that it is away, but where the
+// caller sent what no database takes; what the contract names passes as it is.
+func unavailable(err error) error {
+	if err == nil || errors.Is(err, store.ErrUnavailable) {
+		return err
+	}
+	if decided, ok := errors.AsType[errDecided](err); ok {
+		return decided.error
+	}
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && strings.HasPrefix(refused.Code, classData) {
+		return fmt.Errorf("the database does not take that: %s (SQLSTATE %s)", refused.Message, refused.Code)
+	}
+	return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+}
+
+// broken tells whether the connection, and with it probably every other, is of no use any more.
+func broken(err error) bool {
+	if err == nil || errors.As(err, new(errDecided)) {
+		return false
+	}
+	refused, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		return true
+	}
+	return refused.Code == codeReadOnly || strings.HasPrefix(refused.Code, classConnection) ||
+		strings.HasPrefix(refused.Code, classOperator) && refused.Code != codeCanceled
+}
+
+// safeToRepeat tells whether something failed that certainly did not happen, and that may succeed.
+func safeToRepeat(err error) bool {
+	if errors.Is(err, errMaybe) || errors.Is(err, errSchema) {
+		return false
+	}
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && (refused.Code == codeSerialization || refused.Code == codeDeadlock) {
+		return true
+	}
+	return broken(err)
+}
+
+// refusesUs tells a database that is there and does not let us in.
+func refusesUs(err error) bool {
+	refused, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (strings.HasPrefix(refused.Code, classAuthorization) || strings.HasPrefix(refused.Code, classDatabase) || refused.Code == codePrivilege)
+}
+
+// warned is where a connection remembers the server's last warning. While it waits for a standby,
+// a commit that is interrupted ends well and with a warning: it is not where it has to be.
+const warned = "countersign.warned"
+
+func noteWarning(c *pgconn.PgConn, n *pgconn.Notice) {
+	if n.SeverityUnlocalized == "WARNING" {
+		c.CustomData()[warned] = n.Message
+	}
+}

@@ -1,0 +1,76 @@
+package postgres
+
+import (
+	"time"
+
+	"github.com/maypok86/otter/v2"
+
+	"github.com/countersign-dev/countersign/api"
+)
+
+// A memory knows what images have, bounded in bytes: those that are asked for seldom go first.
+type memory struct {
+	rows *otter.Cache[api.Image, *imageRow]
+	keep *keep // nil: nothing is carried over a restart
+}
+
+func newMemory(o Options) (*memory, error) {
+	m := &memory{}
+	options := &otter.Options[api.Image, *imageRow]{
+		MaximumWeight: uint64(o.Cache),
+		Weigher:       func(_ api.Image, r *imageRow) uint32 { return uint32(min(r.size(), 1<<31)) },
+	}
+	if o.Keep != "" && o.Stale > 0 {
+		k, err := openKeep(o.Keep, o.Log)
+		if err != nil {
+			return nil, err
+		}
+		m.keep = k
+		options.OnDeletion = func(e otter.DeletionEvent[api.Image, *imageRow]) {
+			if e.WasEvicted() {
+				k.forget(e.Key)
+			}
+		}
+	}
+	rows, err := otter.New(options)
+	if err != nil {
+		return nil, err
+	}
+	m.rows = rows
+	if m.keep != nil {
+		m.keep.load(o.Clock().Add(-o.Stale), func(r *imageRow) { rows.Set(r.image, r) })
+	}
+	return m, nil
+}
+
+func (m *memory) get(i api.Image) (*imageRow, bool) { return m.rows.GetIfPresent(i) }
+
+// put remembers a row, or that one that is remembered is current still.
+func (m *memory) put(r *imageRow, is bool) {
+	if is {
+		m.rows.Set(r.image, r)
+	}
+	if m.keep != nil {
+		m.keep.put(r, is)
+	}
+}
+
+func (m *memory) close() error {
+	if m.keep != nil {
+		m.keep.close()
+	}
+	m.rows.StopAllGoroutines()
+	return nil
+}
+
+// currentSince notes that the database said so to a question that began then.
+func (r *imageRow) currentSince(t time.Time) {
+	for n := t.UnixNano(); ; {
+		old := r.current.Load()
+		if old >= n || r.current.CompareAndSwap(old, n) {
+			return
+		}
+	}
+}
+
+func (r *imageRow) currentAt() time.Time { return time.Unix(0, r.current.Load()).UTC() }

@@ -1,0 +1,213 @@
+// Package postgres is a store in a PostgreSQL database, 13 or later, that any number of processes
+// share. Its schema is in package migrations.
+//
+// A change is two round trips: one takes the image's lock and reads everything, one writes it all
+// and commits. The lock is an advisory one of the transaction, so that a transaction gets its
+// number only when it has the image: see Records. A read is one round trip, which those that come
+// together share; see Get.
+//
+// Nothing is prepared and nothing is listened to, so a pool in transaction mode may stand between.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/store"
+)
+
+// Options are what a store goes by. What has no default is required.
+type Options struct {
+	// URL is postgres://user@host,host/database?parameters, or the same in keywords; see
+	// doc/operating.md. Nothing that is logged or returned has a password of it.
+	URL    string
+	Limits store.Limits
+	Clock  func() time.Time
+	Log    *slog.Logger // of a database that goes away and comes back
+	// Damaged is told by Get and List, at each read, of what no longer reads and is left out. May be nil.
+	Damaged func(image api.Image, name string, err error)
+	Cache   int           // of what images have, in bytes; 0: 64 MiB
+	Stale   time.Duration // while the database is away, Get answers what was current so long ago; 0: nothing
+	Keep    string        // directory that carries what Get may answer then over a restart; empty: nothing does
+	Timeout time.Duration // of one round trip, and of the wait for a connection or an image's lock; 0: 5 s
+	Retries int           // of what certainly did not happen; negative: none, 0: 2
+	// TrailPatience is how long Records waits for transactions that began before what it could
+	// return; 0: 5 s. Then it returns what came before them.
+	TrailPatience time.Duration
+}
+
+// A Store implements store.Store.
+type Store struct {
+	o       Options
+	pool    *pgxpool.Pool
+	known   *memory
+	reads   *flights
+	writing *queues       // one change of an image at a time gets a connection
+	slow    chan struct{} // bounds everything but reads, so that those always find a connection
+	checked sync.Mutex
+	ready   atomic.Bool // the schema is one that this program runs on
+	away    atomic.Bool // for the log
+}
+
+// ErrURL is what a connection string that does not read is. Its own errors quote it.
+var ErrURL = errors.New("it is no connection string as PostgreSQL's clients read them\n" +
+	"hint: postgres://user:password@host:5432/database?sslmode=verify-full, with %XX for what has a meaning in URLs")
+
+// Open connects to a database whose schema is up. One that is away is no error: the store says
+// ErrUnavailable until it is there. One that refuses us is an error, and so is a schema that this
+// program must not run on.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	o = o.withDefaults()
+	c, err := configure(o.URL)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	reads := max(1, int(c.MaxConns)/2)
+	s := &Store{
+		o: o, pool: pool, writing: newQueues(), slow: make(chan struct{}, max(1, int(c.MaxConns)-reads)),
+	}
+	s.known, err = newMemory(o)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	s.reads = newFlights(reads, s.read)
+	ctx, cancel := context.WithTimeout(ctx, 2*o.Timeout)
+	defer cancel()
+	switch err := s.check(ctx); {
+	case err == nil:
+	case errors.Is(err, errSchema) || refusesUs(err):
+		return nil, errors.Join(err, s.Close())
+	default:
+		s.away.Store(true)
+		o.Log.Warn("the database is away; what is known is served, nothing is taken", "error", err)
+	}
+	return s, nil
+}
+
+func (o Options) withDefaults() Options {
+	if o.Damaged == nil {
+		o.Damaged = func(api.Image, string, error) {}
+	}
+	if o.Cache == 0 {
+		o.Cache = 64 << 20
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 5 * time.Second
+	}
+	if o.Retries == 0 {
+		o.Retries = 2
+	}
+	if o.TrailPatience == 0 {
+		o.TrailPatience = 5 * time.Second
+	}
+	return o
+}
+
+// CheckURL says whether a connection string reads.
+func CheckURL(url string) error {
+	_, err := configure(url)
+	return err
+}
+
+func configure(url string) (*pgxpool.Config, error) {
+	c, err := pgxpool.ParseConfig(url)
+	if err != nil || strings.TrimSpace(url) == "" {
+		return nil, ErrURL
+	}
+	p := &c.ConnConfig.Config
+	if p.ConnectTimeout == 0 || p.ConnectTimeout > time.Minute {
+		p.ConnectTimeout = 2 * time.Second // of each host
+	}
+	if p.ValidateConnect == nil { // also of one host: it may have become a standby
+		p.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
+	if p.RuntimeParams["application_name"] == "" {
+		p.RuntimeParams["application_name"] = "countersign"
+	}
+	p.RuntimeParams["timezone"] = "UTC"
+	p.OnNotice = noteWarning
+	c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+	c.ConnConfig.StatementCacheCapacity, c.ConnConfig.DescriptionCacheCapacity = 0, 0
+	c.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false } // a second round trip; we try again instead
+	return c, nil
+}
+
+// Close waits for what is going on. What comes later is ErrUnavailable.
+func (s *Store) Close() error {
+	s.pool.Close()
+	return s.known.close()
+}
+
+// acquire returns a connection to a database that this program may use.
+func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	if !s.ready.Load() {
+		if err := s.check(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return s.pool.Acquire(ctx)
+}
+
+// slowly runs f, again if it certainly did not happen, with a connection that no read needs.
+func (s *Store) slowly(ctx context.Context, f func(ctx context.Context, conn *pgxpool.Conn) error) error {
+	select {
+	case s.slow <- struct{}{}:
+	case <-ctx.Done():
+		return unavailable(fmt.Errorf("no connection was free: %w", ctx.Err()))
+	}
+	defer func() { <-s.slow }()
+	return s.again(ctx, f)
+}
+
+// again runs f, and again if it certainly did not happen.
+func (s *Store) again(ctx context.Context, f func(ctx context.Context, conn *pgxpool.Conn) error) error {
+	for try := 0; ; try++ {
+		err := s.once(ctx, f)
+		s.note(err)
+		if err == nil || !safeToRepeat(err) || try >= s.o.Retries || ctx.Err() != nil {
+			return unavailable(err)
+		}
+	}
+}
+
+func (s *Store) once(ctx context.Context, f func(ctx context.Context, conn *pgxpool.Conn) error) error {
+	wait, cancel := context.WithTimeout(ctx, s.o.Timeout)
+	defer cancel()
+	conn, err := s.acquire(wait)
+	if err != nil {
+		return err
+	}
+	defer conn.Release() // one that is in a transaction still is closed
+	err = f(ctx, conn)
+	if broken(err) {
+		s.pool.Reset() // the others are hardly better: the server has gone, or is a standby now
+	}
+	return err
+}
+
+// note logs when the database goes away and when it comes back, once each.
+func (s *Store) note(err error) {
+	gone := err != nil && errors.Is(unavailable(err), store.ErrUnavailable) && !errors.Is(err, context.Canceled)
+	switch {
+	case gone && s.away.CompareAndSwap(false, true):
+		s.o.Log.Error("the database is away", "error", err)
+	case err == nil && s.away.Load() && s.away.CompareAndSwap(true, false):
+		s.o.Log.Info("the database is back")
+	}
+}

@@ -1,0 +1,194 @@
+package postgres
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/store"
+)
+
+// A signatureRow is a row of signatures as imageQuery returns it.
+type signatureRow struct {
+	Serial  int64  `json:"serial"`
+	Content []byte `json:"content"` // and not Signature's
+	store.Signature
+}
+
+type withdrawalRow struct {
+	Serial int64 `json:"serial"`
+	store.Withdrawal
+}
+
+// An imageRow is what an image has, as it was read in one snapshot. It is immutable, but for when
+// it was known to be current.
+type imageRow struct {
+	image      api.Image
+	version    int64
+	serial     int64
+	state      string // empty: there is no such image
+	signatures []signatureRow
+	withdrawn  []withdrawalRow
+	damages    []string // names of those whose content is another's
+	current    atomic.Int64
+}
+
+// parts are the JSON of imageQuery.
+func newImageRow(i api.Image, version, serial int64, state string, signatures, withdrawn []byte) (*imageRow, error) {
+	r := &imageRow{image: i, version: version, serial: serial, state: state}
+	for _, part := range []struct {
+		json []byte
+		into any
+	}{{signatures, &r.signatures}, {withdrawn, &r.withdrawn}} {
+		if part.json == nil {
+			continue
+		}
+		if err := json.Unmarshal(part.json, part.into); err != nil {
+			return nil, fmt.Errorf("what %s has does not read: %w", i, err)
+		}
+	}
+	r.signatures = slices.DeleteFunc(r.signatures, func(s signatureRow) bool {
+		bad := api.Name(i.Digest, s.Content) != s.Name
+		if bad {
+			r.damages = append(r.damages, s.Name)
+		}
+		return bad
+	})
+	return r, nil
+}
+
+// set is a copy that its reader may write to.
+func (r *imageRow) set() (s store.Set) {
+	s.Version = uint64(r.version)
+	for _, row := range r.signatures {
+		row.Signature.Content = bytes.Clone(row.Content)
+		s.Signatures = append(s.Signatures, row.Signature)
+	}
+	for _, row := range r.withdrawn {
+		s.Withdrawn = append(s.Withdrawn, row.Withdrawal)
+	}
+	return s
+}
+
+// size is about what it takes in memory.
+func (r *imageRow) size() int {
+	n := 512
+	for _, s := range r.signatures {
+		n += 512 + len(s.Content) + len(s.UserID) + len(s.Reference)
+	}
+	for _, w := range r.withdrawn {
+		n += 512 + len(w.Reason)
+	}
+	return n
+}
+
+// replaced is the row that after makes of r. What was there before keeps its serial, so that a
+// listing knows where it was although places move.
+func (r *imageRow) replaced(after store.Set, state string) *imageRow {
+	next := &imageRow{image: r.image, version: int64(after.Version), serial: r.serial, state: state}
+	for _, s := range after.Signatures {
+		row := signatureRow{Signature: s, Content: s.Content}
+		row.Signature.Content = nil
+		if i := slices.IndexFunc(r.signatures, func(have signatureRow) bool { return have.Name == s.Name }); i >= 0 {
+			row.Serial = r.signatures[i].Serial
+		} else {
+			next.serial++
+			row.Serial = next.serial
+		}
+		next.signatures = append(next.signatures, row)
+	}
+	for _, w := range after.Withdrawn {
+		row := withdrawalRow{Withdrawal: w}
+		same := func(have withdrawalRow) bool {
+			return have.ID == w.ID && have.Scope == w.Scope && have.Name == w.Name && have.Key == w.Key
+		}
+		if i := slices.IndexFunc(r.withdrawn, same); i >= 0 {
+			row.Serial = r.withdrawn[i].Serial
+		} else {
+			next.serial++
+			row.Serial = next.serial
+		}
+		next.withdrawn = append(next.withdrawn, row)
+	}
+	return next
+}
+
+func (r *imageRow) has(serial int64) bool {
+	return slices.ContainsFunc(r.signatures, func(s signatureRow) bool { return s.Serial == serial }) ||
+		slices.ContainsFunc(r.withdrawn, func(w withdrawalRow) bool { return w.Serial == serial })
+}
+
+// maxKey bounds a task's key, in bytes: an index has room for no more.
+const maxKey = 2000
+
+// clean refuses what could be stored and never be read again, and returns a copy of the rest as the
+// database keeps it: text that is UTF-8 without NUL, and times of microseconds.
+func clean(c store.Change) (store.Change, error) {
+	c.Add, c.Drop, c.Withdraw = slices.Clone(c.Add), slices.Clone(c.Drop), slices.Clone(c.Withdraw)
+	c.Lift, c.Then, c.Record.Names = slices.Clone(c.Lift), slices.Clone(c.Then), slices.Clone(c.Record.Names)
+	if c.Image.String() != text(c.Image.String()) {
+		return c, errors.New("an image's name is UTF-8")
+	}
+	for n := range c.Add {
+		a := &c.Add[n]
+		if name := api.Name(c.Image.Digest, a.Content); a.Name != name {
+			return c, fmt.Errorf("signature %q has the content of %q", a.Name, name)
+		}
+		a.Content = bytes.Clone(a.Content)
+		cleanText(&a.Identity, &a.Fingerprint, &a.UserID, &a.Reference, &a.Origin, &a.Uploader)
+		a.Signed, a.Added = instant(a.Signed), instant(a.Added)
+	}
+	for n := range c.Withdraw {
+		w := &c.Withdraw[n]
+		cleanText(&w.ID, &w.Scope, &w.Name, &w.Identity, &w.Key, &w.Reason, &w.Subject)
+		w.Time = instant(w.Time)
+	}
+	for n := range c.Then {
+		t := &c.Then[n]
+		if len(t.Key) == 0 || len(t.Key) > maxKey || t.Key != text(t.Key) || t.Image.String() != text(t.Image.String()) {
+			return c, fmt.Errorf("task %.100q: a key has 1 to %d bytes of UTF-8", t.Key, maxKey)
+		}
+		t.Detail = bytes.Clone(t.Detail)
+		cleanText(&t.Kind, &t.Problem)
+		t.Due, t.Queued = instant(t.Due), instant(t.Queued)
+	}
+	if c.Ends != nil {
+		ends := *c.Ends
+		cleanText(&ends.Key, &ends.Problem, &ends.Lease)
+		ends.Due = instant(ends.Due)
+		c.Ends = &ends
+	}
+	r := &c.Record
+	cleanText(&r.Action, &r.Subject, &r.Address, &r.Fingerprint, &r.Reference, &r.Reason)
+	for n := range r.Names {
+		cleanText(&r.Names[n])
+	}
+	r.Time = instant(r.Time)
+	return c, nil
+}
+
+func cleanText(all ...*string) {
+	for _, s := range all {
+		*s = text(*s)
+	}
+}
+
+// text is what of a string a column of type text takes.
+func text(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// instant is a time as the database keeps it. A zero time stays one.
+func instant(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
+
+func imageOf(host, repository, d string) api.Image {
+	return api.Image{Host: host, Repository: repository, Digest: digest.Digest(d)}
+}
