@@ -15,7 +15,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/policy"
 	"github.com/countersign-dev/countersign/server"
 	"github.com/countersign-dev/countersign/server/access"
@@ -24,7 +23,6 @@ import (
 	"github.com/countersign-dev/countersign/server/signing"
 	"github.com/countersign-dev/countersign/signature"
 	"github.com/countersign-dev/countersign/store"
-	"github.com/countersign-dev/countersign/store/disk"
 )
 
 // A house is everything that a server stands on, opened.
@@ -60,24 +58,13 @@ func open(ctx context.Context, s settings, log *slog.Logger) (_ *house, err erro
 	if err := os.MkdirAll(s.Data, 0o755); err != nil {
 		return nil, err
 	}
-	if err := h.openStore(s); err != nil {
+	if err := h.openStore(ctx, s); err != nil {
 		return nil, err
 	}
 	if err := h.openKeys(ctx, s); err != nil {
 		return nil, err
 	}
 	return h, h.assemble(ctx, s)
-}
-
-func (h *house) openStore(s settings) error {
-	opened, err := disk.Open(s.Store.Directory, disk.Options{Limits: s.Limits, Clock: time.Now, Damaged: func(image api.Image, name string, err error) {
-		h.log.Error("a stored signature does not read and is left out", "image", image.String(), "name", name, "error", err)
-	}})
-	if err != nil {
-		return err // and h.store stays nil
-	}
-	h.store = opened
-	return nil
 }
 
 func (h *house) assemble(ctx context.Context, s settings) error {

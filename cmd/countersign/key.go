@@ -30,7 +30,7 @@ func keyIn(data string) keyFile {
 
 // open returns the signer of the key, which is made at the first start. It is nil where
 // signatures exist without their key: a new one would leave nodes with signatures by a key that
-// is gone, and nobody had noticed.
+// is gone, and nobody had noticed. With no store to ask none is made either.
 //
 // Made where access is not controlled it carries the mark, and is refused where it is controlled
 // until somebody has adopted it.
@@ -40,6 +40,9 @@ func (k keyFile) open(ctx context.Context, signatures store.Store, controlled bo
 	}
 	private, err := k.read()
 	if errors.Is(err, fs.ErrNotExist) {
+		if signatures == nil {
+			return nil, false, nil
+		}
 		there, _, err := signatures.List(ctx, store.Filter{Kind: store.Signatures}, "", 1)
 		if err != nil || len(there) > 0 {
 			return nil, false, err

@@ -37,6 +37,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"serve", "run the server", serve},
+		{"migrate", "bring the database's schema up", migrate},
 		{"verify", "say what a node policy says of an image, and why", verify},
 		{"sign", "have the server sign images", sign},
 		{"coverage", "say which tags nodes would reject, and why", coverage},

@@ -63,10 +63,6 @@ type registryAt struct {
 	Notifications string `yaml:"notifications"` // file of the secret that it sends with them; empty: none are taken
 }
 
-type storeAt struct {
-	Directory string `yaml:"directory"` // empty: below Data
-}
-
 type admissionBy struct {
 	Policy  string            `yaml:"policy"`  // file; or
 	Trusted string            `yaml:"trusted"` // directory; both empty: below Data
@@ -77,7 +73,7 @@ type admissionBy struct {
 func defaults() settings {
 	return settings{
 		Data: "countersign-data", Listen: "127.0.0.1:5000", DebugListen: "127.0.0.1:5080",
-		Advertise: true, Limits: store.DefaultLimits(),
+		Advertise: true, Limits: store.DefaultLimits(), Store: defaultStore(),
 		Lookaside: lookasideBy{Private: "hide"},
 		Admission: admissionBy{Clients: signature.AllClients, Foreign: "refuse"},
 	}
@@ -103,6 +99,9 @@ func readSettings(t terminal, args []string) (settings, error) {
 	if _, err := s.parse(t, args); err != nil {
 		return settings{}, err
 	}
+	if err := s.Store.check(); err != nil {
+		return settings{}, err
+	}
 	s.place()
 	return s, s.check()
 }
@@ -117,6 +116,7 @@ func (s *settings) parse(t terminal, args []string) (file string, err error) {
 		s.Hosts = strings.Split(v, ",")
 		return nil
 	})
+	s.Store.flags(flags)
 	flags.StringVar(&s.Registry.URL, "registry", s.Registry.URL, "`URL` of a registry to stand beside, as http://127.0.0.1:5010 (default: an embedded one)")
 	flags.Func("sign-on", "without signing.rules: sign on `push,upload,request`, on some of them, or none (default push,upload)", s.parseSignOn)
 	flags.StringVar(&s.TLS.Certificate, "tls-certificate", s.TLS.Certificate, "PEM `file` of the server's certificate and its chain; it is followed")
@@ -149,7 +149,8 @@ func (s *settings) place() {
 	for at, name := range map[*string]string{
 		&s.Registry.Embedded: "registry", &s.Store.Directory: "signatures", &s.Admission.Trusted: "trusted",
 	} {
-		placed := at == &s.Admission.Trusted && s.Admission.Policy != "" || at == &s.Registry.Embedded && s.Registry.URL != ""
+		placed := at == &s.Admission.Trusted && s.Admission.Policy != "" || at == &s.Registry.Embedded && s.Registry.URL != "" ||
+			at == &s.Store.Directory && s.Store.remote()
 		if *at == "" && !placed {
 			*at = filepath.Join(s.Data, name)
 		}

@@ -21,12 +21,16 @@ func (h *house) openKeys(ctx context.Context, s settings) (err error) {
 		h.keys, err = openKeys(s, time.Now)
 		return err
 	}
-	h.signer, h.made, err = keyIn(s.Data).open(ctx, h.store, s.controlled(), time.Now)
+	h.signer, h.made, err = keyIn(s.Data).open(ctx, h.mayMakeKey(s), s.controlled(), time.Now)
 	if err != nil {
 		return err
 	}
 	h.keys = map[string]signature.Signer{}
-	if h.signer == nil {
+	switch {
+	case h.signer == nil && s.Store.remote():
+		h.log.Warn("nothing is signed: with a database the server makes itself no key; name keys in signing.keys", "data", s.Data)
+		return nil
+	case h.signer == nil:
 		h.log.Warn("nothing is signed: there are signatures, and the key in keys/server.key is gone; bring it back from a backup", "data", s.Data)
 		return nil
 	}

@@ -28,7 +28,7 @@ func (h *house) welcome(w io.Writer, s settings) {
 		return
 	}
 	if h.signer == nil {
-		fmt.Fprintf(w, "\nCountersign serves %s. It signs nothing: its key is gone, see the log.\n\n", v.Address)
+		fmt.Fprintf(w, "\nCountersign serves %s. It signs nothing: it has no key, see the log.\n\n", v.Address)
 		return
 	}
 	key := h.signer.Key().Keys()[0]

@@ -91,8 +91,10 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	defer cancel()
 	switch err := s.check(ctx); {
 	case err == nil:
-	case errors.Is(err, errSchema) || refusesUs(err):
+	case errors.Is(err, errSchema):
 		return nil, errors.Join(err, s.Close())
+	case refusesUs(err):
+		return nil, errors.Join(fmt.Errorf("%w\nhint: look at user, password and database of its URL, and at what the user was granted", err), s.Close())
 	default:
 		s.away.Store(true)
 		o.Log.Warn("the database is away; what is known is served, nothing is taken", "error", err)

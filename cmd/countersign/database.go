@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/store"
+	"github.com/countersign-dev/countersign/store/disk"
+	"github.com/countersign-dev/countersign/store/postgres"
+)
+
+// A storeAt says where signatures are kept: in a directory, or in a database. Of a connection
+// string nothing is ever shown.
+type storeAt struct {
+	Directory    string `yaml:"directory"`    // empty, and no database: below Data
+	Database     string `yaml:"database"`     // postgres://…; or
+	DatabaseFile string `yaml:"databaseFile"` // a file that has it
+
+	// For what needs a session, where a pool in transaction mode stands before the database.
+	DirectURL     string `yaml:"directURL"`
+	DirectURLFile string `yaml:"directURLFile"`
+
+	Stale   time.Duration `yaml:"stale"`   // how old what is known may be while the database is away
+	Keep    string        `yaml:"keep"`    // directory that carries it over a restart; empty: nothing does
+	Timeout time.Duration `yaml:"timeout"` // of one round trip to the database
+	Retries int           `yaml:"retries"` // of what certainly did not happen
+}
+
+func defaultStore() storeAt {
+	return storeAt{Stale: time.Hour, Timeout: 5 * time.Second, Retries: 2}
+}
+
+// maxStale bounds for how long a withdrawal may be unknown to a server that is cut off.
+const maxStale = 24 * time.Hour
+
+// flags have no defaults to show: they could be another source's secret.
+func (s *storeAt) flags(flags *flagSet) {
+	given := func(at *string) func(string) error {
+		return func(v string) error {
+			*at = v
+			return nil
+		}
+	}
+	flags.Func("database-url", "keep signatures in a PostgreSQL database, `postgres://user@host/database`; a password is better in a file", given(&s.Database))
+	flags.Func("database-file", "`FILE` that has the -database-url", given(&s.DatabaseFile))
+}
+
+// remote tells whether signatures are in a database.
+func (s *storeAt) remote() bool { return s.Database != "" || s.DatabaseFile != "" }
+
+// check runs before Directory gets its default.
+func (s *storeAt) check() error {
+	switch {
+	case s.remote() && s.Directory != "":
+		return errors.New("store.directory and a database both say where signatures are kept: leave one out")
+	case s.Database != "" && s.DatabaseFile != "":
+		return errors.New("store.database and store.databaseFile both say which database: leave one out")
+	case s.DirectURL != "" && s.DirectURLFile != "":
+		return errors.New("store.directURL and store.directURLFile both say how the database is reached directly: leave one out")
+	case !s.remote() && (s.DirectURL != "" || s.DirectURLFile != "" || s.Keep != ""):
+		return errors.New("store.directURL, .directURLFile and .keep are for a database, and none is named")
+	case s.Stale < 0 || s.Stale > maxStale:
+		return fmt.Errorf("store.stale is %v; it can be 0 to %v", s.Stale, maxStale)
+	case s.Timeout < 100*time.Millisecond || s.Timeout > time.Minute:
+		return fmt.Errorf("store.timeout is %v; it can be 100ms to 1m", s.Timeout)
+	case s.Retries < 0 || s.Retries > 10:
+		return fmt.Errorf("store.retries is %d; it can be 0 to 10", s.Retries)
+	}
+	return nil
+}
+
+// urls reads the connection strings: the one for all, and the one for what needs a session.
+func (s *storeAt) urls() (all, direct string, err error) {
+	if all, err = connection("store.database", s.Database, s.DatabaseFile); err != nil {
+		return "", "", err
+	}
+	direct, err = connection("store.directURL", s.DirectURL, s.DirectURLFile)
+	if direct == "" {
+		direct = all
+	}
+	return all, direct, err
+}
+
+func connection(name, url, file string) (string, error) {
+	if file != "" {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return "", err
+		}
+		name, url = file, strings.TrimSpace(string(content))
+	} else if url == "" {
+		return "", nil
+	}
+	if err := postgres.CheckURL(url); err != nil {
+		return "", fmt.Errorf("%s: %w", name, err)
+	}
+	return url, nil
+}
+
+// openStore opens the one store that the settings name.
+func (h *house) openStore(ctx context.Context, s settings) error {
+	damaged := func(image api.Image, name string, err error) {
+		h.log.Error("a stored signature does not read and is left out", "image", image.String(), "name", name, "error", err)
+	}
+	if !s.Store.remote() {
+		opened, err := disk.Open(s.Store.Directory, disk.Options{Limits: s.Limits, Clock: time.Now, Damaged: damaged})
+		if err != nil {
+			return err // and h.store stays nil
+		}
+		h.store = opened
+		return nil
+	}
+	url, _, err := s.Store.urls()
+	if err != nil {
+		return err
+	}
+	retries := s.Store.Retries
+	if retries == 0 {
+		retries = -1
+	}
+	opened, err := postgres.Open(ctx, postgres.Options{
+		URL: url, Limits: s.Limits, Clock: time.Now, Log: h.log, Damaged: damaged,
+		Stale: s.Store.Stale, Keep: s.Store.Keep, Timeout: s.Store.Timeout, Retries: retries,
+	})
+	if err != nil {
+		return err
+	}
+	h.store = opened
+	return nil
+}
+
+// mayMakeKey is the store that decides whether the server may make itself a key: none with a
+// database, where other servers would each make their own.
+func (h *house) mayMakeKey(s settings) store.Store {
+	if s.Store.remote() {
+		return nil
+	}
+	return h.store
+}
