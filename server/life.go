@@ -143,7 +143,7 @@ func (s *Server) withdraw(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) doWithdraw(r *http.Request, image api.Image, wd *store.Withdrawal) error {
-	set, err := s.c.Store.Get(r.Context(), image)
+	set, err := s.current(r.Context(), image)
 	if err != nil {
 		return err
 	}
@@ -230,7 +230,7 @@ func (s *Server) serveWithdrawal(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) lift(r *http.Request, image api.Image, id string) error {
-	set, err := s.c.Store.Get(r.Context(), image)
+	set, err := s.current(r.Context(), image)
 	if err != nil {
 		return err
 	}

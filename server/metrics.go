@@ -14,6 +14,8 @@ type metrics struct {
 	imports  *prometheus.CounterVec
 
 	notifications *prometheus.CounterVec
+	stale         prometheus.Counter
+	unsigned      prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -35,7 +37,13 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "countersign_notifications_total", Help: "Events of manifests that the registry sent, by what became of them.",
 		}, []string{"outcome"}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.uploads, m.imports, m.notifications} {
+	m.stale = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "countersign_stale_answers_total", Help: "Answers with what was known before the store went away.",
+	})
+	m.unsigned = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "countersign_unsigned_answers_total", Help: "Answers without signatures while the store was away, where no node asks for one.",
+	})
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.uploads, m.imports, m.notifications, m.stale, m.unsigned} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

@@ -81,7 +81,9 @@ func New(c Config) (*Server, error) {
 	for _, h := range c.Hosts {
 		s.names[hostname(h)] = true
 	}
-	return s, nil
+	return s, c.Metrics.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "countersign_store_away", Help: "1 while the store does not answer.",
+	}, s.outage.gauge))
 }
 
 // Drain makes /readyz say no: the listener is about to close.

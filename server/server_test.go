@@ -84,6 +84,61 @@ func ask(h http.Handler, method, path string, headers ...string) *httptest.Respo
 	return w
 }
 
+// Where no node asks for a signature none is an answer while the store is away: after the wait that
+// others have, and at once when that is known not to help.
+func TestOutageUnsigned(t *testing.T) {
+	t.Parallel()
+	profile := func(scopes string) func() *policy.Policy {
+		p, err := policy.Parse([]byte(`{"default":[{"type":"reject"}],"transports":{"docker":{` + scopes + `}}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func() *policy.Policy { return p }
+	}
+	const anything = `"` + host + `/open":[{"type":"insecureAcceptAnything"}]`
+	srv, s := serverWith(t, func(c *server.Config) {
+		c.Profiles = map[string]func() *policy.Policy{
+			"production": profile(anything + `,"` + host + `/open/tagged:v1":[{"type":"reject"}]`),
+			"testing":    profile(`"":[{"type":"insecureAcceptAnything"}]`),
+		}
+	})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		for _, step := range []struct {
+			path   string
+			status int
+			took   time.Duration
+		}{
+			{"open/app", 200, 5 * time.Second},
+			{"open/app", 200, 0},
+			{"closed/app", 429, 5 * time.Second},
+			{"open/tagged", 429, 5 * time.Second},
+			{"open/tagged/more", 200, 0},
+		} {
+			began := time.Now()
+			w := ask(srv.Handler(), "GET", api.ExtensionPrefix+step.path+"/signatures/"+digest)
+			if took := time.Since(began); w.Code != step.status || took != step.took {
+				t.Errorf("GET of %s: %d after %v, want %d after %v", step.path, w.Code, took, step.status, step.took)
+			}
+			if w.Code == 200 && strings.TrimSpace(w.Body.String()) != `{"signatures":[]}` {
+				t.Errorf("GET of %s: %s, want an empty list", step.path, w.Body)
+			}
+		}
+		lookaside := "/sigstore/open/app@" + strings.Replace(digest, ":", "=", 1) + "/signature-1"
+		if w := ask(srv.Handler(), "GET", lookaside); w.Code != 404 {
+			t.Errorf("GET %s: %d, want 404", lookaside, w.Code)
+		}
+	})
+	metrics := ask(srv.DebugHandler(), "GET", "/metrics").Body.String()
+	for _, line := range []string{"countersign_unsigned_answers_total 4", "countersign_store_away 1"} {
+		if !strings.Contains(metrics, line+"\n") {
+			t.Errorf("the metrics lack %q", line)
+		}
+	}
+}
+
 // While the store is away the extension says what clients retry, until that does not help; the
 // lookaside never does (design.md 4; protocol.md 1.3, 3.4).
 func TestOutage(t *testing.T) {

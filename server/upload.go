@@ -4,8 +4,6 @@ import (
 	"errors"
 	"net/http"
 	"slices"
-	"sync"
-	"time"
 
 	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/policy"
@@ -36,7 +34,7 @@ func (s *Server) upload(r *http.Request, image api.Image, content signature.Untr
 		return uploaded{}, err
 	}
 	eventOf(r).signer = admitted.Signature.Fingerprint
-	before, err := s.c.Store.Get(ctx, image)
+	before, err := s.current(ctx, image)
 	if err != nil {
 		return uploaded{}, err
 	}
@@ -91,61 +89,4 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, image api.Image,
 	}
 	s.metrics.uploads.WithLabelValues(outcome).Inc()
 	writeError(w, r, err)
-}
-
-// get reads what an image has, after lookasides had their say, and tries for so long while the store
-// is away: clients retry little or not at all.
-func (s *Server) get(r *http.Request, image api.Image, patience time.Duration) (store.Set, error) {
-	if s.c.Lookasides != nil {
-		s.c.Lookasides.Import(r.Context(), image)
-	}
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		set, err := s.c.Store.Get(r.Context(), image)
-		if !errors.Is(err, store.ErrUnavailable) {
-			s.outage.over()
-			return set, err
-		}
-		s.outage.began(s.c.Clock())
-		again := time.NewTimer(wait)
-		select {
-		case <-again.C:
-		case <-deadline.C:
-			return store.Set{}, err
-		case <-r.Context().Done():
-			return store.Set{}, r.Context().Err()
-		}
-	}
-}
-
-// An outage knows since when the store has been away.
-type outage struct {
-	mu    sync.Mutex
-	since time.Time // zero: it is there
-}
-
-func (o *outage) began(now time.Time) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.since.IsZero() {
-		o.since = now
-	}
-}
-
-func (o *outage) over() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.since = time.Time{}
-}
-
-// extensionError is what the extension says of an outage: clients retry 429 five times and
-// 503 never (protocol.md 3.4), so it is 429 until a minute shows that retrying does not help.
-func (o *outage) extensionError(now time.Time, err error) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if now.Sub(o.since) < time.Minute {
-		return errors.Join(errBusy, err)
-	}
-	return errors.Join(errAway, err)
 }
