@@ -15,7 +15,7 @@ import (
 // errSchema is around what is wrong with a schema.
 var errSchema = errors.New("the database's schema does not fit this program")
 
-const schemaQuery = `SELECT version, dirty, (SELECT oldest FROM schema_compatibility) FROM schema_migrations LIMIT 1`
+const schemaQuery = `SELECT version, dirty, COALESCE((SELECT oldest FROM schema_compatibility), version) FROM schema_migrations LIMIT 1`
 
 // check looks whether this program may run on the database's schema, and mends its trail if it was
 // restored from elsewhere. It does so once, when the database is first there.
