@@ -54,25 +54,45 @@ func Start(settings ...string) (*Cluster, error) {
 	return c, nil
 }
 
-// Standby starts another cluster that streams from this one. application is what the primary's
-// synchronous_standby_names calls it.
-func (c *Cluster) Standby(application string) (*Cluster, error) {
+// Standby starts another cluster that streams from this one.
+func (c *Cluster) Standby() (*Cluster, error) {
 	s, err := newCluster(c.settings)
 	if err != nil {
 		return nil, err
 	}
-	from := fmt.Sprintf("host=%s user=postgres application_name=%s", c.directory, application)
-	err = s.run("pg_basebackup", "-d", from, "-D", s.data(), "-R", "-X", "stream", "-c", "fast", "--no-sync")
-	if err == nil {
-		err = s.run("chmod", "700", s.data())
-	}
-	if err == nil {
-		err = s.Serve()
-	}
-	if err != nil {
+	if err := s.Follow(c); err != nil {
 		return nil, errors.Join(err, s.Stop())
 	}
 	return s, nil
+}
+
+// Follow makes the cluster, which must not run, a standby of another one, and starts it, where it
+// was. What it had is thrown away.
+func (c *Cluster) Follow(primary *Cluster) error {
+	if err := os.RemoveAll(c.data()); err != nil {
+		return err
+	}
+	err := c.run("pg_basebackup", "-h", primary.directory, "-U", "postgres", "-D", c.data(), "-R", "-X", "stream", "-c", "fast", "--no-sync")
+	if err == nil {
+		err = c.run("chmod", "700", c.data())
+	}
+	if err == nil {
+		err = c.Serve()
+	}
+	return err
+}
+
+// Synchronous has every commit wait for a standby, and returns when one has all there is.
+func (c *Cluster) Synchronous() error {
+	for _, sql := range []string{"ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()"} {
+		if _, err := c.Psql("postgres", sql); err != nil {
+			return err
+		}
+	}
+	return c.await("a standby is synchronous", func() bool {
+		state, err := c.Psql("postgres", "SELECT current_setting('synchronous_standby_names') || string_agg(sync_state, '') FROM pg_stat_replication")
+		return err == nil && state == "*sync"
+	})
 }
 
 func newCluster(settings []string) (*Cluster, error) {

@@ -1,0 +1,197 @@
+package postgres_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/countersign-dev/countersign/store"
+)
+
+// A testClock stands still until it is moved.
+type testClock struct {
+	mu sync.Mutex
+	t  time.Time
+}
+
+func (c *testClock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.t
+}
+
+func (c *testClock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.t = c.t.Add(d)
+}
+
+// While the database is away what is known goes on being answered, as of when it was current, and
+// for so long; nothing is taken, and nothing is lost. All comes back by itself.
+func TestAway(t *testing.T) {
+	t.Parallel()
+	c := own(t)
+	clock := &testClock{t: time.Now().UTC().Truncate(time.Second)}
+	o := options(c.URL("postgres"))
+	o.Clock, o.Stale = clock.now, time.Hour
+	s := open(t, o)
+	o.Stale = 0
+	without := open(t, o)
+	do(t, s, adding(image("known"), 1))
+	get(t, s, image("empty"))
+	get(t, without, image("known"))
+	since := clock.now()
+	if err := c.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	clock.advance(59 * time.Minute)
+	for name, n := range map[string]int{"known": 1, "empty": 0} {
+		if set := get(t, s, image(name)); len(set.Signatures) != n || !set.AsOf.Equal(since) {
+			t.Errorf("%s, while the database is away: %d signatures as of %v, want %d as of %v", name, len(set.Signatures), set.AsOf, n, since)
+		}
+	}
+	away := func(what string, err error) {
+		t.Helper()
+		if !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("%s, while the database is away: %v, want %v", what, err, store.ErrUnavailable)
+		}
+	}
+	_, err := s.Get(t.Context(), image("unknown"))
+	away("Get of what is not known", err)
+	_, err = without.Get(t.Context(), image("known"))
+	away("Get, where nothing stale is served", err)
+	_, err = s.Do(t.Context(), adding(image("known"), 2))
+	away("Do", err)
+	_, _, err = s.List(t.Context(), store.Filter{Kind: store.Signatures}, "", 1)
+	away("List", err)
+	_, _, err = s.Records(t.Context(), "", 1)
+	away("Records", err)
+	_, err = s.Take(t.Context(), time.Minute)
+	away("Take", err)
+	clock.advance(time.Minute)
+	_, err = s.Get(t.Context(), image("known"))
+	away("Get after an hour", err)
+
+	if err := c.Serve(); err != nil {
+		t.Fatal(err)
+	}
+	if set := get(t, s, image("known")); len(set.Signatures) != 1 || !set.AsOf.IsZero() {
+		t.Errorf("when the database is back: %d signatures as of %v, want 1, current", len(set.Signatures), set.AsOf)
+	}
+	do(t, s, adding(image("known"), 2))
+	if set := get(t, without, image("known")); len(set.Signatures) != 2 {
+		t.Errorf("what was taken then: %d signatures, want 2", len(set.Signatures))
+	}
+}
+
+// A store starts while the database is away, and serves what was kept; with nothing kept, nothing.
+func TestKept(t *testing.T) {
+	t.Parallel()
+	c := own(t)
+	clock := &testClock{t: time.Now().UTC().Truncate(time.Second)}
+	keep := filepath.Join(t.TempDir(), "kept")
+	o := options(c.URL("postgres"))
+	o.Clock, o.Stale, o.Keep = clock.now, time.Hour, keep
+	s := open(t, o)
+	do(t, s, adding(image("old"), 1))
+	clock.advance(30 * time.Minute)
+	want := do(t, s, adding(image("known"), 1))
+	get(t, s, image("empty"))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{"cut.json": "{", "left.new": "x"} {
+		if err := os.WriteFile(filepath.Join(keep, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	clock.advance(40 * time.Minute)
+	restarted := open(t, o)
+	set := get(t, restarted, image("known"))
+	if len(set.Signatures) != 1 || string(set.Signatures[0].Content) != string(want.Signatures[0].Content) || set.Version != want.Version {
+		t.Errorf("after a restart: %+v, want %+v", set, want)
+	}
+	if age := clock.now().Sub(set.AsOf); age != 40*time.Minute {
+		t.Errorf("after a restart it is as of %v ago, want 40 minutes", age)
+	}
+	if set := get(t, restarted, image("empty")); set.AsOf.IsZero() {
+		t.Error("after a restart an image without signatures is answered as current")
+	}
+	for _, name := range []string{"old", "unknown"} {
+		if _, err := restarted.Get(t.Context(), image(name)); !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("%s, after a restart: %v, want %v", name, err, store.ErrUnavailable)
+		}
+	}
+	if left, err := os.ReadDir(keep); err != nil || len(left) != 2 {
+		t.Errorf("kept are %v, %v, want the two that are served", left, err)
+	}
+	if err := c.Serve(); err != nil {
+		t.Fatal(err)
+	}
+	if set := get(t, restarted, image("old")); len(set.Signatures) != 1 || !set.AsOf.IsZero() {
+		t.Errorf("when the database is back: %d signatures as of %v, want 1, current", len(set.Signatures), set.AsOf)
+	}
+}
+
+// A commit that waits for a standby and is interrupted is no commit that anybody is told of, although
+// PostgreSQL says that all went well. Reads go on meanwhile.
+func TestStandbyAway(t *testing.T) {
+	t.Parallel()
+	c := own(t)
+	o := options(c.URL("postgres"))
+	o.Retries = -1
+	s := open(t, o)
+	do(t, s, adding(image("app"), 1))
+	for _, sql := range []string{"ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()"} {
+		psql(t, c, "postgres", sql)
+	}
+	eventually(t, "commits wait for a standby", func() bool { return psql(t, c, "postgres", "SHOW synchronous_standby_names") == "nobody" })
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Do(t.Context(), adding(image("app"), 2))
+		done <- err
+	}()
+	const waiting = "FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+	eventually(t, "the commit waits", func() bool { return psql(t, c, "postgres", "SELECT count(*) "+waiting) == "1" })
+	if got := len(get(t, s, image("app")).Signatures); got != 1 {
+		t.Errorf("%d signatures are read while a commit waits, want 1", got)
+	}
+	psql(t, c, "postgres", "SELECT pg_cancel_backend(pid) "+waiting)
+	if err := <-done; !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("Do, when its wait for a standby was canceled: %v, want %v", err, store.ErrUnavailable)
+	}
+	for _, sql := range []string{"ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()"} {
+		psql(t, c, "postgres", sql)
+	}
+	do(t, s, adding(image("app"), 2)) // again, as the error says
+	if got := len(get(t, s, image("app")).Signatures); got != 2 {
+		t.Errorf("%d signatures in the end, want 2", got)
+	}
+}
+
+// What is not through with when the store is closed says so.
+func TestClosed(t *testing.T) {
+	t.Parallel()
+	_, url := database(t, template)
+	s := open(t, options(url))
+	do(t, s, adding(image("app"), 1))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, get := s.Get(t.Context(), image("app"))
+	_, do := s.Do(t.Context(), adding(image("app"), 2))
+	_, _, list := s.List(t.Context(), store.Filter{Kind: store.Tasks}, "", 1)
+	_, _, records := s.Records(t.Context(), "", 1)
+	_, take := s.Take(t.Context(), time.Minute)
+	for what, err := range map[string]error{"Get": get, "Do": do, "List": list, "Records": records, "Take": take} {
+		if !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("%s after Close: %v, want %v", what, err, store.ErrUnavailable)
+		}
+	}
+}
