@@ -1,0 +1,338 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/countersign-dev/countersign/store/postgres/cluster"
+)
+
+// newDatabase starts a cluster with our schema in its database postgres.
+func newDatabase(t *testing.T) *cluster.Cluster {
+	t.Helper()
+	c, err := cluster.Start()
+	if errors.Is(err, cluster.ErrMissing) {
+		lack(t, err.Error())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	migrate(t, c)
+	return c
+}
+
+func migrate(t *testing.T, c *cluster.Cluster, more ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	out, err := command(ctx, append([]string{"migrate", "-database-url", c.URL("postgres")}, more...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("migrate: %v\n%s", err, out)
+	}
+	return string(out)
+}
+
+// on starts a server on a database, which trusts a crowd.
+func (c *crowd) on(t *testing.T, url string, flags ...string) *server {
+	t.Helper()
+	data := filepath.Join(t.TempDir(), "data")
+	c.join(t, data)
+	return startIn(t, data, append([]string{"-database-url", url, "-host", crowdHost, "-sign-on", "none"}, flags...)...)
+}
+
+// TestReplicas has two servers on one database take uploads of one image by four keys at once: as
+// many are taken as the limits allow, and both serve the same.
+func TestReplicas(t *testing.T) {
+	t.Parallel()
+	d, c := newDatabase(t), newCrowd(t, 4)
+	servers := []*server{c.on(t, d.URL("postgres")), c.on(t, d.URL("postgres"))}
+	digest := newImage("replicas").digest()
+	const uploads, limit = 100, 64
+	contents := make([][]byte, uploads)
+	for n := range contents {
+		var err error
+		if contents[n], err = c.sign(n, digest); err != nil {
+			t.Fatal(err)
+		}
+	}
+	statuses := make([]int, uploads)
+	var all sync.WaitGroup
+	for n, content := range contents {
+		all.Go(func() {
+			var err error
+			if statuses[n], err = c.put(t.Context(), servers[n%2].address, digest, content); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	count := map[int]int{}
+	for _, status := range statuses {
+		count[status]++
+	}
+	if count[201] != limit || count[409] != uploads-limit {
+		t.Errorf("%d uploads at once by four keys through two servers are answered %v, want %d times 201 and the rest 409", uploads, count, limit)
+	}
+	if one, other := servers[0].crowdList(t, digest), servers[1].crowdList(t, digest); len(one) != limit || !slices.EqualFunc(one, other, func(a, b entry) bool { return a.Name == b.Name }) {
+		t.Errorf("the servers list %d and %d signatures, want the same %d", len(one), len(other), limit)
+	}
+	for _, s := range servers {
+		c.check(t, s)
+	}
+}
+
+// TestReadsAfterAnother reads from one server what another has answered 201 to: never is anything
+// missing.
+func TestReadsAfterAnother(t *testing.T) {
+	t.Parallel()
+	d, c := newDatabase(t), newCrowd(t, 4)
+	servers := []*server{c.on(t, d.URL("postgres")), c.on(t, d.URL("postgres"))}
+	uploads, reads := 100, 50
+	if soak() {
+		uploads = 2000
+	}
+	for n := range uploads {
+		digest := newImage(fmt.Sprint("read ", n/24)).digest()
+		content, err := c.sign(n, digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status, err := c.put(t.Context(), servers[n%2].address, digest, content); err != nil || status != 201 {
+			t.Fatalf("upload %d: %d, %v, want 201", n, status, err)
+		}
+		if stale := c.readAll(t, servers[(n+1)%2].address, digest, reads, n%24+1); stale > 0 {
+			t.Fatalf("%d of %d reads that began after upload %d was answered do not have it", stale, reads, n)
+		}
+	}
+	t.Logf("%d reads, each begun after the other server's 201; none was stale", uploads*reads)
+}
+
+// readAll reads an image from several sides at once and counts the answers that have not so many.
+func (c *crowd) readAll(t *testing.T, address, digest string, reads, want int) (stale int) {
+	t.Helper()
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	for range 5 {
+		all.Go(func() {
+			for range reads / 5 {
+				got, err := c.countAt(t.Context(), address, digest)
+				if err != nil {
+					t.Error(err)
+				}
+				if got < want {
+					mu.Lock()
+					stale++
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	all.Wait()
+	return stale
+}
+
+// TestKilledServer kills a server again and again while it takes uploads: nothing that was answered
+// 201 is lost, nothing is there twice, and there is no hole.
+func TestKilledServer(t *testing.T) {
+	t.Parallel()
+	d, c := newDatabase(t), newCrowd(t, 4)
+	s := c.on(t, d.URL("postgres"))
+	stop := c.upload(t, 4, s.address)
+	for range killings() {
+		c.await(t, 10)
+		s.kill(t)
+		s = s.again(t, "-database-url", d.URL("postgres"), "-host", crowdHost, "-sign-on", "none")
+	}
+	c.await(t, 10)
+	stop()
+	c.check(t, s)
+}
+
+// TestKilledDatabase does the same to the database: its postmaster and all backends at once.
+func TestKilledDatabase(t *testing.T) {
+	t.Parallel()
+	d, c := newDatabase(t), newCrowd(t, 4)
+	s := c.on(t, d.URL("postgres"))
+	stop := c.upload(t, 4, s.address)
+	for range killings() {
+		c.await(t, 10)
+		if err := d.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Serve(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.await(t, 10)
+	stop()
+	c.check(t, s)
+	c.check(t, c.on(t, d.URL("postgres"))) // that knows nothing but what is in the database
+}
+
+// killings is how often a part is killed under load.
+func killings() int {
+	if soak() {
+		return 100
+	}
+	return 5
+}
+
+// TestFailover kills the primary of a synchronous pair under load and promotes the standby, again and
+// again: nothing that was answered 201 is lost, uploads come back by themselves, and a node that
+// pulls all the while never fails.
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	need(t, "skopeo")
+	c, primary := newCrowd(t, 4), newDatabase(t)
+	standby, err := primary.Standby()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := standby.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := primary.Synchronous(); err != nil {
+		t.Fatal(err)
+	}
+	s := c.on(t, fmt.Sprintf("host=%s,%s user=postgres dbname=postgres sslmode=disable", primary.Socket(), standby.Socket()))
+	stopPulling := c.pullAlways(t, s)
+	stop := c.upload(t, 4, s.address)
+	rounds := 1
+	if soak() {
+		rounds = 20
+	}
+	for round := range rounds {
+		c.await(t, 20)
+		if err := primary.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		killed := time.Now()
+		if err := standby.Promote(); err != nil {
+			t.Fatal(err)
+		}
+		promoted := time.Now()
+		c.await(t, 1)
+		t.Logf("round %d: promoted %.1f s after the kill, and an upload was answered 201 %.1f s after that",
+			round+1, promoted.Sub(killed).Seconds(), time.Since(promoted).Seconds())
+		primary, standby = standby, primary
+		if err := standby.Follow(primary); err != nil {
+			t.Fatal(err)
+		}
+		if err := primary.Synchronous(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.await(t, 20)
+	stop()
+	stopPulling()
+	c.check(t, s)
+}
+
+// pullAlways has skopeo pull an image whose policy wants a signature, until it is stopped; it must
+// never fail.
+func (c *crowd) pullAlways(t *testing.T, s *server) (stop func()) {
+	t.Helper()
+	i := newImage("pulled all the while")
+	s.push(t, i, crowdRepository, "v1")
+	content := c.mustSign(t, i.digest())
+	if status, err := c.put(t.Context(), s.address, i.digest(), content); err != nil || status != 201 {
+		t.Fatalf("upload: %d, %v, want 201", status, err)
+	}
+	key := filepath.Join(t.TempDir(), "crowd.asc")
+	write(t, key, string(c.trusted))
+	n := newNode(t)
+	n.policy(t, fmt.Sprintf(`{"default":[{"type":"reject"}],"transports":{"docker":{%q:[{"type":"signedBy","keyType":"GPGKeys","keyPath":%q,`+
+		`"signedIdentity":{"type":"exactReference","dockerReference":%q}}]}}}`, s.address, key, crowdHost+"/"+crowdRepository+":v1"))
+	pull := func() (string, error) { return n.pull(t, s.address+"/"+crowdRepository+":v1") }
+	works(t)(pull())
+	done := make(chan struct{})
+	var pulling sync.WaitGroup
+	pulls := 1
+	pulling.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			if out, err := pull(); err != nil {
+				t.Errorf("pull %d failed: %v\n%s", pulls, err, out)
+				return
+			}
+			pulls++
+		}
+	})
+	return func() {
+		close(done)
+		pulling.Wait()
+		t.Logf("skopeo pulled %d times, and never failed", pulls)
+	}
+}
+
+// TestDatabaseAway is an outage as clients see it, with a restart of the server in the middle.
+func TestDatabaseAway(t *testing.T) {
+	t.Parallel()
+	d, c := newDatabase(t), newCrowd(t, 1)
+	nodes := filepath.Join(t.TempDir(), "nodes.json")
+	write(t, nodes, fmt.Sprintf(`{"default":[{"type":"reject"}],"transports":{"docker":{"%s/open":[{"type":"insecureAcceptAnything"}]}}}`, crowdHost))
+	flags := []string{"-config", config(t, fmt.Sprintf("store: {keep: %s}\nnodes: {all: %s}\n", filepath.Join(t.TempDir(), "kept"), nodes))}
+	s := c.on(t, d.URL("postgres"), flags...)
+	known, unknown := newImage("known").digest(), newImage("unknown").digest()
+	content := c.mustSign(t, known)
+	put := func(digest string, content []byte, want int) {
+		t.Helper()
+		if status, err := c.put(t.Context(), s.address, digest, content); err != nil || status != want {
+			t.Errorf("an upload is answered %d, %v, want %d", status, err, want)
+		}
+	}
+	put(known, content, 201)
+	s.crowdList(t, known)
+	s.ready(t, 200)
+	if err := d.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	outage := func() {
+		t.Helper()
+		if got := s.crowdList(t, known); len(got) != 1 || string(got[0].Content) != string(content) {
+			t.Errorf("while the database is away what is known has %d signatures, want 1", len(got))
+		}
+		s.do(t, "GET", lookaside(crowdRepository, known)+"/signature-1", "", "Host: "+crowdHost).want(t, 200)
+		s.do(t, "GET", lookaside(crowdRepository, known)+"/signature-2", "", "Host: "+crowdHost).want(t, 404)
+		s.do(t, "GET", extension(crowdRepository, unknown), "", "Host: "+crowdHost).says(t, "Retry-After", "2").refused(t, 429, "TOOMANYREQUESTS")
+		s.do(t, "GET", lookaside(crowdRepository, unknown)+"/signature-1", "", "Host: "+crowdHost).refused(t, 503, "UNAVAILABLE")
+		if got := s.do(t, "GET", extension("open/app", unknown), "", "Host: "+crowdHost).want(t, 200).body; strings.TrimSpace(got) != `{"signatures":[]}` {
+			t.Errorf("where no node asks for a signature: %s, want an empty list", got)
+		}
+		put(unknown, c.mustSign(t, unknown), 503)
+		s.ready(t, 200)
+	}
+	outage()
+	s.stop(t)
+	s = s.again(t, append([]string{"-database-url", d.URL("postgres"), "-host", crowdHost, "-sign-on", "none"}, flags...)...)
+	outage()
+	all, _ := s.scrape(t)
+	for _, name := range []string{"countersign_store_away", "countersign_stale_answers_total", "countersign_unsigned_answers_total"} {
+		if all.sum(name) == 0 {
+			t.Errorf("%s is 0 in an outage", name)
+		}
+	}
+	if err := d.Serve(); err != nil {
+		t.Fatal(err)
+	}
+	put(unknown, c.mustSign(t, unknown), 201)
+	c.check(t, s)
+}
