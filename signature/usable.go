@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 )
 
@@ -36,4 +37,27 @@ func (r *Keyring) ReadableBy(c Clients) error {
 		}
 	}
 	return nil
+}
+
+// Spent says why keys verify nothing any more at this time, by their fingerprints: they are expired or
+// revoked. Those that it does not name are good, or will be.
+func (r *Keyring) Spent(now time.Time) (map[string]error, error) {
+	entities, err := openpgp.ReadKeyRing(bytes.NewReader(r.Binary())) // its own: go-crypto writes into them
+	if err != nil {
+		return nil, err
+	}
+	spent := map[string]error{}
+	for _, e := range entities {
+		_, err := e.VerifyPrimaryKey(now, verification(now))
+		switch {
+		case errors.Is(err, pgperrors.ErrKeyExpired):
+			err = errors.New("expired")
+		case errors.Is(err, pgperrors.ErrKeyRevoked):
+			err = errors.New("revoked")
+		default:
+			continue
+		}
+		spent[fmt.Sprintf("%X", e.PrimaryKey.Fingerprint)] = err
+	}
+	return spent, nil
 }
