@@ -18,6 +18,7 @@ const (
 	routeAudit       = "audit"
 	routeImport      = "import"
 	routeExport      = "export"
+	routeCalendar    = "calendar"
 	routeVerify      = "verify"
 	routeSign        = "sign"
 	routeQueue       = "queue"

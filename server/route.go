@@ -58,6 +58,7 @@ func (s *Server) routes() []route {
 		{routeWithdrawals, api.WithdrawalsPath + "/*", []need{{methods: []string{http.MethodDelete}, in: access.Admin}}, s.serveWithdrawal},
 		{routeAudit, api.AuditPath, []need{{methods: reading, over: access.Admin}}, s.serveAudit},
 		{routeNotify, api.NotificationsPath, []need{{methods: []string{http.MethodPost}, over: anybody}}, s.serveNotifications},
+		{routeCalendar, api.CalendarPath, []need{{methods: reading, over: access.Admin}}, s.serveCalendar},
 		{routeImport, api.ImportPath, []need{{methods: []string{http.MethodPost}, over: access.Admin}}, s.serveImport},
 		{routeExport, api.ExportPath, []need{{methods: reading, over: access.Admin}}, s.serveExport},
 		{routeSign, api.SignPath, []need{{methods: []string{http.MethodPost}, in: access.Sign}}, s.serveSign},

@@ -4,6 +4,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -48,11 +49,13 @@ type Config struct {
 	// DropForeign answers 201 to a signature that clients copied along and that is not admitted,
 	// and records it instead of storing it; by default it is refused (design.md 3, Admission).
 	DropForeign bool
-	Advertise   bool // X-Registry-Supports-Signatures on /v2/; false: clients use the lookaside they are configured with
-	Profiling   bool // /debug/pprof on the debug listener
-	Log         *slog.Logger
-	Metrics     *prometheus.Registry
-	Clock       func() time.Time
+	// Calendar says when keys end. Nil: there is no such answer.
+	Calendar  func(context.Context) (api.Calendar, error)
+	Advertise bool // X-Registry-Supports-Signatures on /v2/; false: clients use the lookaside they are configured with
+	Profiling bool // /debug/pprof on the debug listener
+	Log       *slog.Logger
+	Metrics   *prometheus.Registry
+	Clock     func() time.Time
 }
 
 // A Server answers the main listener and the debug listener.

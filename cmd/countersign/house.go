@@ -19,6 +19,7 @@ import (
 	"github.com/countersign-dev/countersign/server"
 	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/server/admission"
+	"github.com/countersign-dev/countersign/server/calendar"
 	"github.com/countersign-dev/countersign/server/registry"
 	"github.com/countersign-dev/countersign/server/signing"
 	"github.com/countersign-dev/countersign/signature"
@@ -35,6 +36,7 @@ type house struct {
 	keys     map[string]signature.Signer // what the server signs with, by name; none: nothing is signed
 	signer   *signature.FileSigner       // the key that the server made itself; nil: it has others, or none
 	signing  *signing.Signing
+	calendar *calendar.Calendar
 	made     bool // the key was made just now
 	live     map[string]*admission.Live
 	files    []access.File // of access and TLS
@@ -74,8 +76,12 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
+	keys, err := h.contained(s, metrics)
+	if err != nil {
+		return err
+	}
 	c := signing.Config{
-		Hosts: s.Hosts, Keys: h.keys, Store: h.store, Door: door, Limits: s.Limits,
+		Hosts: s.Hosts, Keys: keys, Store: h.store, Door: door, Limits: s.Limits,
 		Clock: time.Now, Log: h.log, Metrics: metrics,
 	}
 	if c.Rules, err = h.rules(s); err != nil {
@@ -111,10 +117,18 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 	if err := h.openLedger(ctx, s, metrics); err != nil {
 		return err
 	}
+	h.calendar, err = calendar.New(calendar.Config{
+		Own: h.own, Admitted: func() *signature.Keyring { return h.live["admission"].Policy().Keyring() },
+		Store: h.store, Clock: time.Now, Log: h.log, Metrics: metrics,
+	})
+	if err != nil {
+		return err
+	}
 	h.server, err = server.New(server.Config{
 		Hosts: s.Hosts, Registry: beside.Registry, Access: who.access, Own: who.own, Writes: who.writes,
 		ServePrivate: s.Lookaside.Private == "serve", Lookasides: lookasides, Store: h.store, Door: door, Signing: h.signing, Limits: s.Limits,
 		Notifications: beside.notifications, Release: s.Release, Profiles: profiles,
+		Calendar:    h.calendar.Read,
 		DropForeign: s.Admission.Foreign == "drop", Advertise: s.Advertise, Profiling: s.Profiling,
 		Log: h.log, Metrics: metrics, Clock: time.Now,
 	})

@@ -35,9 +35,10 @@ var mayKnow = map[string][]string{
 	"server/bearer":      {},
 	"server/registry":    {"server/bearer", "api"},
 	"server/signing":     {"server/admission", "server/registry", "policy", "signature", "store", "api"},
+	"server/calendar":    {"signature", "store", "api"},
 	"server/readthrough": {"server/admission", "lookaside", "signature", "store", "api"},
 	"server":             {"server/readthrough", "server/access", "server/admission", "server/registry", "server/signing", "lookaside", "policy", "signature", "store", "api"},
-	"cmd/countersign":    {"server", "server/readthrough", "server/access", "server/admission", "server/registry", "server/signing", "lookaside", "policy", "signature", "signature/signer", "store", "store/disk", "store/postgres", "api"},
+	"cmd/countersign":    {"server", "server/readthrough", "server/access", "server/calendar", "server/admission", "server/registry", "server/signing", "lookaside", "policy", "signature", "signature/signer", "store", "store/disk", "store/postgres", "api"},
 	"e2e":                {}, // it knows the binary only
 	"e2e/distribution":   {},
 }
@@ -52,7 +53,7 @@ var onlyIn = map[string][]string{
 	"github.com/golang-migrate/migrate":       {"store/postgres"},
 	"github.com/jackc/pgx":                    {"store/postgres"},
 	"github.com/maypok86/otter":               {"store/postgres"},
-	"github.com/prometheus/client_golang":     {"server", "server/readthrough", "server/access", "server/readthrough", "server/signing", "cmd/countersign"},
+	"github.com/prometheus/client_golang":     {"server", "server/readthrough", "server/access", "server/readthrough", "server/signing", "server/calendar", "cmd/countersign"},
 	"github.com/sirupsen/logrus":              {"server/registry"},
 	"go.etcd.io/bbolt":                        {"store/disk"},
 	"go.yaml.in/yaml":                         {"cmd/countersign"},

@@ -14,6 +14,7 @@ import (
 // keyCommands are what "countersign keys" takes behind it.
 func keyCommands() []command {
 	return []command{
+		{"list", "say when keys stop verifying, and what that concerns", listKeys},
 		{"generate", "make a private key and its public part", generateKey},
 		{"adopt", "give the server's own key a name of yours", adopt},
 		{"trust", "let whoever has a key upload signatures, for all images or some", trustKey},
@@ -22,20 +23,20 @@ func keyCommands() []command {
 }
 
 func keys(ctx context.Context, t terminal, args []string) error {
+	if len(args) == 0 {
+		args = []string{"list"}
+	}
 	var names []string
 	for _, c := range keyCommands() {
-		if len(args) > 0 && args[0] == c.name {
+		if args[0] == c.name {
 			return c.run(ctx, t, args[1:])
 		}
 		names = append(names, c.name)
 	}
-	if len(args) == 0 {
-		return usageError{fmt.Errorf("one of %s is wanted behind it", strings.Join(names, ", "))}
-	}
 	if h := strings.TrimLeft(args[0], "-"); h != "h" && h != "help" {
 		return usageError{fmt.Errorf("there is no %q; there are %s", args[0], strings.Join(names, ", "))}
 	}
-	fmt.Fprint(t.stdout, "usage: countersign keys COMMAND [flags]\n\n")
+	fmt.Fprint(t.stdout, "usage: countersign keys [COMMAND] [flags]\n\n")
 	for _, c := range keyCommands() {
 		fmt.Fprintf(t.stdout, "  %-10s%s\n", c.name, c.summary)
 	}

@@ -20,11 +20,6 @@ type signingBy struct {
 	Rules []ruleBy         `yaml:"rules"`
 }
 
-type keyAt struct {
-	File           string `yaml:"file"`
-	PassphraseFile string `yaml:"passphraseFile"` // empty: the key is not encrypted
-}
-
 type ruleBy struct {
 	Scope     *string           `yaml:"scope"` // as in a policy; "" is everything
 	Key       string            `yaml:"key"`   // a name in keys; empty: the only one
@@ -56,8 +51,9 @@ func (s *settings) checkSigning() error {
 		switch {
 		case !profileName.MatchString(name):
 			return fmt.Errorf("signing.keys: %q cannot be a key's name: letters, digits, . _ and - are wanted", name)
-		case key.File == "":
-			return fmt.Errorf("signing.keys.%s: file is missing", name)
+		}
+		if err := key.check(); err != nil {
+			return fmt.Errorf("signing.keys.%s: %w", name, err)
 		}
 	}
 	if s.Signing.Rules != nil && s.SignOn != nil {

@@ -100,6 +100,10 @@ func (h *house) run(ctx context.Context, main, debug net.Listener) error {
 		return nil
 	})
 	group.Go(func() error {
+		h.calendar.Watch(failed)
+		return nil
+	})
+	group.Go(func() error {
 		<-failed.Done()
 		h.log.Info("shutting down", "patience", drain.String())
 		h.server.Drain()

@@ -1,13 +1,58 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/countersign-dev/countersign/signature"
+	"github.com/countersign-dev/countersign/signature/signer"
 )
+
+// A keyAt says where a key is: in a file, with an external signer (doc/signer.md), or nowhere any
+// more, so that what it signed once is still published.
+type keyAt struct {
+	File           string        `yaml:"file"`
+	PassphraseFile string        `yaml:"passphraseFile"` // empty: the key is not encrypted
+	Socket         string        `yaml:"socket"`         // of a signer; or
+	GPG            string        `yaml:"gpg"`            // a home of gpg
+	Public         string        `yaml:"public"`         // file of the public part, where there is no private one
+	Timeout        time.Duration `yaml:"timeout"`        // of one signature; 0: signerTimeout
+}
+
+// signerTimeout is less than a push waits for its signatures.
+const signerTimeout = 5 * time.Second
+
+func (at keyAt) check() error {
+	var kinds []string
+	for name, value := range map[string]string{"file": at.File, "socket": at.Socket, "gpg": at.GPG} {
+		if value != "" {
+			kinds = append(kinds, name)
+		}
+	}
+	slices.Sort(kinds)
+	switch {
+	case len(kinds) > 1:
+		return fmt.Errorf("%s: a key is in one place", strings.Join(kinds, " and "))
+	case at.File == "" && at.Public == "":
+		return errors.New("file is missing; or socket or gpg, with public")
+	case at.File != "" && at.Public != "":
+		return errors.New("file has the public part in it: leave public out")
+	case at.File == "" && at.PassphraseFile != "":
+		return errors.New("passphraseFile is for file")
+	case at.Timeout < 0 || at.Timeout > time.Minute:
+		return fmt.Errorf("timeout is %v; up to a minute is wanted", at.Timeout)
+	}
+	return nil
+}
 
 // ownKey is what rules call the key that the server has made itself.
 const ownKey = "server"
@@ -15,11 +60,16 @@ const ownKey = "server"
 // openKeys opens the keys that the settings name, or else the server's own.
 func (h *house) openKeys(ctx context.Context, s settings) (err error) {
 	if len(s.Signing.Keys) > 0 {
-		if err := keepSecret(); err != nil {
+		if h.keys, err = openKeys(s, time.Now); err != nil {
 			return err
 		}
-		h.keys, err = openKeys(s, time.Now)
-		return err
+		for name, k := range h.keys {
+			if err := k.Key().ReadableBy(s.Admission.Clients); err != nil {
+				return fmt.Errorf("signing.keys.%s: %w", name, err)
+			}
+		}
+		h.lookAtKeys(ctx)
+		return nil
 	}
 	h.signer, h.made, err = keyIn(s.Data).open(ctx, h.mayMakeKey(s), s.controlled(), time.Now)
 	if err != nil {
@@ -35,7 +85,56 @@ func (h *house) openKeys(ctx context.Context, s settings) (err error) {
 		return nil
 	}
 	h.keys[ownKey] = h.signer
+	if err := h.signer.Key().ReadableBy(s.Admission.Clients); err != nil {
+		return err
+	}
+	h.lookAtKeys(ctx)
 	return nil
+}
+
+// lookAtKeys says in the log which keys cannot sign, as far as that can be told. It waits for no
+// signer: what is served does not depend on them.
+func (h *house) lookAtKeys(ctx context.Context) {
+	for name, k := range h.keys {
+		if err := k.Key().MaySign(time.Now()); err != nil {
+			h.log.Warn("a key signs nothing", "name", name, "error", err)
+			continue
+		}
+		if c, ok := k.(interface{ Check(context.Context) error }); ok {
+			go func() {
+				within, cancel := context.WithTimeout(ctx, signerTimeout)
+				defer cancel()
+				if err := c.Check(within); err != nil && ctx.Err() == nil {
+					h.log.Warn("a key signs nothing while its signer is away", "name", name, "error", err)
+				}
+			}()
+		}
+	}
+}
+
+// contained bounds every key's signer, believes nothing that it returns, and counts.
+func (h *house) contained(s settings, metrics prometheus.Registerer) (map[string]signature.Signer, error) {
+	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "countersign_signer_requests_total", Help: "What the server's keys were asked to sign, by what became of it.",
+	}, []string{"key", "outcome"})
+	duration := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "countersign_signer_duration_seconds", Help: "How long a signer took.",
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+	}, []string{"key"})
+	if err := errors.Join(metrics.Register(requests), metrics.Register(duration)); err != nil {
+		return nil, err
+	}
+	keys := map[string]signature.Signer{}
+	for name, k := range h.keys {
+		for _, outcome := range signer.Outcomes() {
+			requests.WithLabelValues(name, string(outcome)) // zero is a number, too
+		}
+		keys[name] = signer.Contain(k, cmp.Or(s.Signing.Keys[name].Timeout, signerTimeout), time.Now, func(o signer.Outcome, took time.Duration) {
+			requests.WithLabelValues(name, string(o)).Inc()
+			duration.WithLabelValues(name).Observe(took.Seconds())
+		})
+	}
+	return keys, nil
 }
 
 // openKeys publishes the public parts beside where a key of the server's own would be, whether a
@@ -43,38 +142,42 @@ func (h *house) openKeys(ctx context.Context, s settings) (err error) {
 func openKeys(s settings, clock func() time.Time) (map[string]signature.Signer, error) {
 	keys := map[string]signature.Signer{}
 	for name, at := range s.Signing.Keys {
-		signer, err := at.open(clock)
+		opened, err := at.open(clock)
 		if err != nil {
 			return nil, fmt.Errorf("signing.keys.%s: %w", name, err)
 		}
 		for other, has := range keys {
-			if shared := signature.Shared(signer.Key(), has.Key()); len(shared) > 0 {
+			if shared := signature.Shared(opened.Key(), has.Key()); len(shared) > 0 {
 				return nil, fmt.Errorf("signing.keys: %s and %s are the same key, %s", name, other, shared[0])
 			}
 		}
-		keys[name] = signer
+		keys[name] = opened
 		published := keyFile{public: filepath.Join(s.Data, "keys", name+".asc")}
-		if err := published.publish(signer.Key().Armored()); err != nil {
+		if err := published.publish(opened.Key().Armored()); err != nil {
 			return nil, err
 		}
 	}
 	return keys, nil
 }
 
-func (at keyAt) open(clock func() time.Time) (*signature.FileSigner, error) {
-	private, err := keyFile{private: at.File}.read()
+// open opens a key where it is. What is not in a file need not be there yet.
+func (at keyAt) open(clock func() time.Time) (signature.Signer, error) {
+	if at.File != "" {
+		return openKey(at.File, at.PassphraseFile, clock)
+	}
+	content, err := os.ReadFile(at.Public)
 	if err != nil {
 		return nil, err
 	}
-	var passphrase []byte
-	if at.PassphraseFile != "" {
-		if passphrase, err = readPassphrase(at.PassphraseFile); err != nil {
-			return nil, err
-		}
-	}
-	signer, err := signature.NewFileSigner(private, passphrase, clock)
+	public, err := signature.ReadKeyring(content)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", at.File, err)
+		return nil, fmt.Errorf("%s: %w", at.Public, err)
 	}
-	return signer, nil
+	switch {
+	case at.Socket != "":
+		return signer.NewSocket(at.Socket, public)
+	case at.GPG != "":
+		return signer.NewGPG(at.GPG, public)
+	}
+	return signer.NewRetired(public)
 }

@@ -23,8 +23,8 @@ type GPG struct {
 // NewGPG returns the signer of a key in a home of gpg, which nobody else may write to. gpg need not
 // have the key yet. Its settings there (gpg.conf) count for nothing.
 func NewGPG(home string, key *signature.Keyring) (*GPG, error) {
-	if n := len(key.Keys()); n != 1 {
-		return nil, fmt.Errorf("there are %d keys in its public file, and a signer has one", n)
+	if err := one(key); err != nil {
+		return nil, err
 	}
 	program, err := exec.LookPath("gpg")
 	if err != nil {

@@ -38,8 +38,8 @@ type Socket struct {
 // NewSocket returns the signer of a key, behind a socket. The other process need not run yet. It
 // refuses a directory in which everybody may put a socket of that name.
 func NewSocket(path string, key *signature.Keyring) (*Socket, error) {
-	if n := len(key.Keys()); n != 1 {
-		return nil, fmt.Errorf("there are %d keys in its public file, and a signer has one", n)
+	if err := one(key); err != nil {
+		return nil, err
 	}
 	if err := checkDirectory(filepath.Dir(path)); err != nil {
 		return nil, err

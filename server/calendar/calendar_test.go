@@ -1,0 +1,185 @@
+package calendar_test
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/server/calendar"
+	"github.com/countersign-dev/countersign/signature"
+	"github.com/countersign-dev/countersign/store"
+	"github.com/countersign-dev/countersign/store/disk"
+)
+
+const day = 24 * time.Hour
+
+var began = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// A made key is one of these tests.
+type made struct {
+	ring        *signature.Keyring
+	signer      *signature.FileSigner
+	fingerprint string
+	private     []byte
+}
+
+func key(t *testing.T, name string, lifetime time.Duration) made {
+	t.Helper()
+	private, public, err := signature.Spec{UserID: name, Algorithm: signature.Ed25519, Lifetime: lifetime}.Generate(began)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring, err := signature.ReadKeyring(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := signature.NewFileSigner(private, nil, func() time.Time { return began.Add(time.Minute) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made{ring, signer, ring.Keys()[0].Fingerprint, private}
+}
+
+// signed keeps signatures by these keys of one image under one tag.
+func signed(t *testing.T, s store.Store, tag string, keys ...made) {
+	t.Helper()
+	image := api.Image{Host: "registry.example.com", Repository: "app", Digest: digest.FromString(tag)}
+	ref := "registry.example.com/app:" + tag
+	for _, k := range keys {
+		content, err := k.signer.Sign(t.Context(), signature.Claim{Reference: ref, Digest: image.Digest})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Do(t.Context(), store.Change{Image: image, Add: []store.Signature{{
+			Name: api.Name(image.Digest, content), Content: content, Identity: api.Name(image.Digest, content), Fingerprint: k.fingerprint,
+			Reference: ref, Own: true, Origin: "push", Signed: began, Added: began,
+		}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// gauge is the value of a metric with this fingerprint; -1 where there is none.
+func gauge(t *testing.T, metrics *prometheus.Registry, name, fingerprint string) float64 {
+	t.Helper()
+	families, err := metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name && m.GetLabel()[0].GetValue() == fingerprint {
+				return m.GetGauge().GetValue()
+			}
+		}
+	}
+	return -1
+}
+
+// TestCalendar sets the clock forward, and looks what is said of keys that end on their way.
+func TestCalendar(t *testing.T) {
+	t.Parallel()
+	now := began
+	s, err := disk.Open(t.TempDir(), disk.Options{Limits: store.DefaultLimits(), Clock: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	old, next, alice, bob := key(t, "old", 100*day), key(t, "next", 0), key(t, "alice", 200*day), key(t, "bob", 0)
+	signed(t, s, "1", old)
+	signed(t, s, "2", old, next)
+	signed(t, s, "3", old, alice)
+	signed(t, s, "4", next)
+	var log bytes.Buffer
+	metrics := prometheus.NewRegistry()
+	admitted := signature.Join(alice.ring, bob.ring)
+	c, err := calendar.New(calendar.Config{
+		Own: func() *signature.Keyring { return signature.Join(old.ring, next.ring) }, Admitted: func() *signature.Keyring { return admitted },
+		Store: s, Clock: func() time.Time { return now }, Log: slog.New(slog.NewTextHandler(&log, nil)), Metrics: metrics,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := func(k made) []string {
+		var found []string
+		for line := range strings.Lines(log.String()) {
+			if strings.Contains(line, "key="+k.fingerprint) {
+				found = append(found, line)
+			}
+		}
+		return found
+	}
+	for _, stage := range []struct {
+		at    time.Duration
+		lines int // of old, since the beginning
+		want  string
+	}{
+		{0, 0, ""}, {9 * day, 0, ""}, {11 * day, 1, "days=89"}, {12 * day, 1, ""}, {71 * day, 2, "days=29"}, {94 * day, 3, "days=6"},
+		{99 * day, 3, ""}, {101 * day, 4, "because=expired"}, {120 * day, 4, ""},
+	} {
+		now = began.Add(stage.at)
+		if err := c.Look(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got := lines(old)
+		if len(got) != stage.lines || stage.want != "" && !strings.Contains(got[len(got)-1], stage.want) {
+			t.Fatalf("after %v: %d lines %q, want %d, the last with %q", stage.at, len(got), got, stage.lines, stage.want)
+		}
+		for _, line := range got {
+			if !strings.Contains(line, "references=3 alone=1") || !strings.Contains(line, "resign -from "+old.fingerprint) {
+				t.Errorf("%s: want 3 references, 1 of it alone, and what to do", line)
+			}
+		}
+	}
+	if got := lines(bob); len(got) != 0 {
+		t.Errorf("bob's key never ends: %q", got)
+	}
+	for k, want := range map[string]float64{old.fingerprint: 0, next.fingerprint: 1, alice.fingerprint: 1} {
+		if got := gauge(t, metrics, "countersign_key_usable", k); got != want {
+			t.Errorf("countersign_key_usable of %s is %v, want %v", k, got, want)
+		}
+	}
+	if got := gauge(t, metrics, "countersign_key_end_timestamp_seconds", old.fingerprint); got != float64(began.Add(100*day).Unix()) {
+		t.Errorf("countersign_key_end_timestamp_seconds of the old key is %v", got)
+	}
+	if got := gauge(t, metrics, "countersign_key_references", old.fingerprint); got != 1 {
+		t.Errorf("countersign_key_references of the old key is %v, want 1: others have signed the rest", got)
+	}
+
+	// A revocation counts at once, and in the answer what has stopped is on top.
+	_, revoked, err := signature.Revoke(alice.private, nil, signature.Retired, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring, err := signature.ReadKeyring(revoked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	admitted = signature.Join(ring, bob.ring)
+	answer, err := c.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for i, k := range answer.Keys {
+		got[k.Fingerprint] = fmt.Sprintf("%d %s own=%v admitted=%v %d/%d", max(0, i-1), k.Spent, k.Own, k.Admitted, k.Alone, k.References)
+	}
+	for k, want := range map[string]string{
+		old.fingerprint: " expired own=true admitted=false 2/3", alice.fingerprint: " revoked own=false admitted=true 1/1",
+		next.fingerprint: "  own=true admitted=false 2/2", bob.fingerprint: "  own=false admitted=true 0/0",
+	} {
+		if !strings.HasSuffix(got[k], want) {
+			t.Errorf("key %s: %q, want %q", k, got[k], want)
+		}
+	}
+	if answer.Keys[0].Spent == "" || answer.Keys[1].Spent == "" || answer.Keys[2].Spent != "" {
+		t.Errorf("what has stopped is not on top: %+v", answer.Keys)
+	}
+}
