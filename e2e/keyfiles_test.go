@@ -144,7 +144,7 @@ func TestTrust(t *testing.T) {
 // so. Stock gpg sees the revocation.
 func TestRevoke(t *testing.T) {
 	t.Parallel()
-	need(t, "gpg")
+	need(t, "gpg", "skopeo")
 	s := start(t)
 	i := newImage("revoke")
 	s.push(t, i, "ns/app", "v1")
@@ -166,5 +166,17 @@ func TestRevoke(t *testing.T) {
 	}
 	if out := refusal(t, "signer", "-key", private, "-socket", filepath.Join(s.data, "s")); !strings.Contains(out, "revoked") {
 		t.Errorf("a signer starts with a revoked key: %s", out)
+	}
+	again := s.again(t)
+	if log := again.stderr.String(); !strings.Contains(log, "a key signs nothing") || !strings.Contains(log, "it is revoked") {
+		t.Errorf("the log does not warn about a revoked key:\n%s", log)
+	}
+	if got := again.signatures(t, "ns/app", i.digest()); len(got) != 1 {
+		t.Errorf("%d signatures are served, want the one that was made before", len(got))
+	}
+	fails(t, "503")(newNode(t).copyTo(t, newImage("revoked").layout(t, "v2"), s.address+"/ns/app:v2"))
+	out = again.cli(t, 0, "keys")
+	if !strings.Contains(out, fingerprint+"  revoked") {
+		t.Errorf("keys does not say that it is revoked:\n%s", out)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,8 +24,9 @@ func keyCommands() []command {
 }
 
 func keys(ctx context.Context, t terminal, args []string) error {
-	if len(args) == 0 {
-		args = []string{"list"}
+	help := len(args) > 0 && slices.Contains([]string{"h", "help"}, strings.TrimLeft(args[0], "-"))
+	if !help && (len(args) == 0 || strings.HasPrefix(args[0], "-")) {
+		args = append([]string{"list"}, args...)
 	}
 	var names []string
 	for _, c := range keyCommands() {
@@ -33,7 +35,7 @@ func keys(ctx context.Context, t terminal, args []string) error {
 		}
 		names = append(names, c.name)
 	}
-	if h := strings.TrimLeft(args[0], "-"); h != "h" && h != "help" {
+	if !help {
 		return usageError{fmt.Errorf("there is no %q; there are %s", args[0], strings.Join(names, ", "))}
 	}
 	fmt.Fprint(t.stdout, "usage: countersign keys [COMMAND] [flags]\n\n")
