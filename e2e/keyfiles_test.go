@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -179,4 +180,53 @@ func TestRevoke(t *testing.T) {
 	if !strings.Contains(out, fingerprint+"  revoked") {
 		t.Errorf("keys does not say that it is revoked:\n%s", out)
 	}
+}
+
+// TestKeys asks for the calendar: keys that end soon are on top, with what it concerns, in the log and
+// in the metrics; keys that have ended do not stop the start.
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg")
+	dir := t.TempDir()
+	soon, long := filepath.Join(dir, "soon.key"), filepath.Join(dir, "long.key")
+	runs(t, "keys", "generate", "-expires", "20d", soon)
+	runs(t, "keys", "generate", long)
+	both := "signing:\n  keys: {soon: {file: " + soon + "}, long: {file: " + long + "}}\n  rules:\n" +
+		"  - {scope: '', key: soon, on: [push]}\n"
+	s := start(t, "-config", config(t, both))
+	s.push(t, newImage("keys 1"), "ns/app", "v1")
+	s.push(t, newImage("keys 2"), "ns/app", "v2")
+	s.stop(t)
+	s = s.again(t, "-config", config(t, both+"  - {scope: '', key: long, on: [push]}\n"))
+	s.push(t, newImage("keys 2"), "ns/app", "v2")
+	s.push(t, newImage("keys 3"), "ns/app", "v3")
+
+	fingerprint := inspectKey(t, soon).fingerprint
+	var answer struct {
+		Keys []struct {
+			Fingerprint, Spent, Ends string
+			Own                      bool
+			References, Alone        int
+		}
+	}
+	if err := json.Unmarshal([]byte(s.cli(t, 0, "keys", "-json")), &answer); err != nil {
+		t.Fatal(err)
+	}
+	if len(answer.Keys) != 2 || answer.Keys[0].Fingerprint != fingerprint || answer.Keys[0].References != 3 || answer.Keys[0].Alone != 1 || !answer.Keys[0].Own || answer.Keys[0].Ends == "" {
+		t.Errorf("the calendar is %+v, want %s on top, with 3 tags and one alone", answer.Keys, fingerprint)
+	}
+	if out := s.cli(t, 0, "keys"); !strings.Contains(out, "ALONE") || strings.Index(out, fingerprint) > strings.Index(out, inspectKey(t, long).fingerprint) {
+		t.Errorf("the table:\n%s", out)
+	}
+	s.stop(t)
+	s = s.again(t, "-config", config(t, both)) // it looks at the start, and then every hour
+	if _, err := s.stderr.await(s.gone, regexp.MustCompile(`a key is about to expire.*"days":19`)); err != nil {
+		t.Errorf("no warning: %v", err)
+	}
+	eventually(t, "the metrics of keys", func() bool {
+		metrics := ask(t, s.debug, "GET", "/metrics", "").want(t, 200).body
+		return strings.Contains(metrics, "countersign_key_usable{fingerprint=\""+fingerprint+"\",use=\"own\"} 1") &&
+			strings.Contains(metrics, "countersign_key_end_timestamp_seconds{fingerprint=\""+fingerprint+"\"") &&
+			strings.Contains(metrics, "countersign_key_references{fingerprint=\""+fingerprint+"\",use=\"own\"} 1")
+	})
 }

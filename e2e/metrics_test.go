@@ -108,9 +108,14 @@ var elsewhere = map[string]string{
 	"countersign_queue_age_seconds":    "TestQueue",
 	"countersign_queue_attempts_total": "TestQueue",
 
-	"countersign_store_away":             "TestDatabaseAway",
-	"countersign_stale_answers_total":    "TestDatabaseAway",
-	"countersign_unsigned_answers_total": "TestDatabaseAway",
+	"countersign_store_away":                "TestDatabaseAway",
+	"countersign_stale_answers_total":       "TestDatabaseAway",
+	"countersign_unsigned_answers_total":    "TestDatabaseAway",
+	"countersign_key_usable":                "TestKeys",
+	"countersign_key_end_timestamp_seconds": "TestKeys",
+	"countersign_key_references":            "TestKeys",
+	"countersign_signer_requests_total":     "TestSigner",
+	"countersign_signer_duration_seconds":   "TestSigner",
 }
 
 var quotedWord = regexp.MustCompile("`([a-z]+)`")
