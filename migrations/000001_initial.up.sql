@@ -36,6 +36,8 @@ CREATE TABLE IF NOT EXISTS signatures (
 	signed      timestamptz NOT NULL,
 	added       timestamptz NOT NULL,
 	content     bytea NOT NULL,
+	-- Whether content is that of name (api.Name). What is not is served nowhere.
+	intact      boolean NOT NULL GENERATED ALWAYS AS (name = digest || '@' || left(encode(sha256(content), 'hex'), 32)) STORED,
 	PRIMARY KEY (host, repository, digest, serial)
 );
 CREATE INDEX IF NOT EXISTS signatures_fingerprint ON signatures (fingerprint, host, repository, digest);

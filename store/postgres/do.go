@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/store"
 )
 
@@ -70,6 +71,30 @@ func (s *Store) change(ctx context.Context, c store.Change) (after store.Set, er
 	return after, nil
 }
 
+// Mend drops the signatures of an image that Options.Damaged is told of, durably, and returns their
+// names. Get leaves them out already: nothing that is served changes. The record is kept if there was
+// one.
+func (s *Store) Mend(ctx context.Context, image api.Image, record store.Record) (dropped []string, err error) {
+	c, err := clean(store.Change{Image: image, Record: record})
+	if err != nil {
+		return nil, err
+	}
+	err = s.slowly(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		t := transaction{Store: s, conn: conn.Conn(), change: c, now: instant(s.o.Clock())}
+		if err := t.lock(ctx); err != nil {
+			return err
+		}
+		if dropped = t.before.damages; len(dropped) == 0 {
+			return t.rollback(ctx)
+		}
+		after := t.before.set()
+		after.Version++
+		c.Record.Image, c.Record.Names = image, dropped
+		return t.commit(ctx, t.before.replaced(after, rand.Text()), []store.Record{c.Record}, nil)
+	})
+	return dropped, err
+}
+
 // A transaction is one attempt at a change.
 type transaction struct {
 	*Store
@@ -93,9 +118,7 @@ func (t *transaction) run(ctx context.Context) (store.Set, error) {
 		ended, err = t.end()
 	}
 	if err != nil {
-		within, cancel := context.WithTimeout(ctx, t.o.Timeout)
-		defer cancel()
-		_, _ = t.conn.Exec(within, "ROLLBACK") // a connection that is not through is closed
+		_ = t.rollback(ctx) // a connection that is not through is closed
 		return store.Set{}, decided(err)
 	}
 	row := t.before
@@ -110,6 +133,13 @@ func (t *transaction) run(ctx context.Context) (store.Set, error) {
 		t.known.put(row, true)
 	}
 	return row.set(), nil
+}
+
+func (t *transaction) rollback(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, t.o.Timeout)
+	defer cancel()
+	_, err := t.conn.Exec(ctx, "ROLLBACK")
+	return err
 }
 
 // lock begins, and reads under the image's lock. The isolation is said, because what a

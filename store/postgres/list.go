@@ -68,29 +68,51 @@ func (s *Store) List(ctx context.Context, f store.Filter, after store.Cursor, li
 	} else if err := q.images(f, at, after != "", limit); err != nil {
 		return nil, "", err
 	}
-	var page []store.Entry
-	var serials []int64
+	var rows []listed
 	err = s.slowly(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
 		ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 		defer cancel()
-		rows, err := conn.Query(ctx, q.text.String(), q.arguments...)
+		found, err := conn.Query(ctx, q.text.String(), q.arguments...)
 		if err != nil {
 			return err
 		}
-		page, serials, err = collect(kind, rows)
+		rows, err = collect(kind, found)
 		return err
 	})
-	if err != nil || len(page) <= limit {
-		return page, "", err
+	if err != nil {
+		return nil, "", err
 	}
-	last := page[limit-1]
-	next := position{kind: kind, serial: serials[limit-1]}
-	if kind == 't' {
-		next.key = last.Task.Key
-	} else {
-		next.key = strings.Join([]string{last.Image.Host, last.Image.Repository, string(last.Image.Digest)}, separator)
+	return s.page(kind, rows, limit)
+}
+
+// A listed is a row of a listing. One that is not intact only has its name.
+type listed struct {
+	store.Entry
+	serial int64
+	intact bool
+}
+
+// page is what there is of a listing, but for what does not read, and where it goes on.
+func (s *Store) page(kind byte, rows []listed, limit int) (page []store.Entry, next store.Cursor, err error) {
+	if len(rows) > limit {
+		rows = rows[:limit]
+		last := rows[limit-1]
+		at := position{kind: kind, serial: last.serial}
+		if kind == 't' {
+			at.key = last.Task.Key
+		} else {
+			at.key = strings.Join([]string{last.Image.Host, last.Image.Repository, string(last.Image.Digest)}, separator)
+		}
+		next = encode(at)
 	}
-	return page[:limit], encode(next), nil
+	for _, row := range rows {
+		if !row.intact {
+			s.o.Damaged(row.Image, row.Signature.Name, errDamaged)
+			continue
+		}
+		page = append(page, row.Entry)
+	}
+	return page, next, nil
 }
 
 // A query is a statement on its way.
@@ -129,12 +151,12 @@ func (q *query) tasks(f store.Filter, at position, limit int) {
 // read.
 func (q *query) images(f store.Filter, at position, goesOn bool, limit int) error {
 	if f.Kind == store.Signatures {
-		q.add(`SELECT x.host, x.repository, x.digest, x.serial, (SELECT count(*) FROM signatures b
-				WHERE (b.host, b.repository, b.digest) = (x.host, x.repository, x.digest) AND b.serial <= x.serial AND ` + reads("b") + `),
+		q.add(`SELECT x.host, x.repository, x.digest, x.serial, x.intact, (SELECT count(*) FROM signatures b
+				WHERE (b.host, b.repository, b.digest) = (x.host, x.repository, x.digest) AND b.serial <= x.serial AND b.intact),
 			x.name, x.identity, x.fingerprint, x.user_id, x.reference, x.own, x.origin, x.uploader, x.signed, x.added
-			FROM signatures x WHERE ` + reads("x"))
+			FROM signatures x WHERE true`)
 	} else {
-		q.add(`SELECT x.host, x.repository, x.digest, x.serial, x.id, x.scope, x.name, x.identity, x.key, x.reason, x.subject, x.time
+		q.add(`SELECT x.host, x.repository, x.digest, x.serial, true, x.id, x.scope, x.name, x.identity, x.key, x.reason, x.subject, x.time
 			FROM withdrawals x WHERE true`)
 	}
 	q.filter(f)
@@ -155,11 +177,6 @@ func (q *query) images(f store.Filter, at position, goesOn bool, limit int) erro
 	return nil
 }
 
-// reads is true of a signature whose content is that of its name (api.Name).
-func reads(table string) string {
-	return strings.ReplaceAll(`T.name = T.digest || '@' || left(encode(sha256(T.content), 'hex'), 32)`, "T", table)
-}
-
 func imageOfKey(key string) (api.Image, bool) {
 	parts := strings.Split(key, separator)
 	if len(parts) != 3 {
@@ -169,34 +186,33 @@ func imageOfKey(key string) (api.Image, bool) {
 	return i, i.String() == text(i.String())
 }
 
-func collect(kind byte, rows pgx.Rows) (page []store.Entry, serials []int64, err error) {
+func collect(kind byte, rows pgx.Rows) (all []listed, err error) {
 	if kind == 't' {
-		all, err := pgx.CollectRows(rows, scanTask)
-		for n := range all {
-			page = append(page, store.Entry{Image: all[n].Image, Task: &all[n]})
+		tasks, err := pgx.CollectRows(rows, scanTask)
+		for n := range tasks {
+			all = append(all, listed{Entry: store.Entry{Image: tasks[n].Image, Task: &tasks[n]}, intact: true})
 		}
-		return page, make([]int64, len(page)), err
+		return all, err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var e store.Entry
+		var l listed
 		var host, repository, digest string
-		var serial int64
-		columns := []any{&host, &repository, &digest, &serial}
+		columns := []any{&host, &repository, &digest, &l.serial, &l.intact}
 		if kind == 's' {
 			s := &store.Signature{}
-			e.Signature = s
-			columns = append(columns, &e.Index, &s.Name, &s.Identity, &s.Fingerprint, &s.UserID, &s.Reference, &s.Own, &s.Origin, &s.Uploader, &s.Signed, &s.Added)
+			l.Signature = s
+			columns = append(columns, &l.Index, &s.Name, &s.Identity, &s.Fingerprint, &s.UserID, &s.Reference, &s.Own, &s.Origin, &s.Uploader, &s.Signed, &s.Added)
 		} else {
 			w := &store.Withdrawal{}
-			e.Withdrawal = w
+			l.Withdrawal = w
 			columns = append(columns, &w.ID, &w.Scope, &w.Name, &w.Identity, &w.Key, &w.Reason, &w.Subject, &w.Time)
 		}
 		if err := rows.Scan(columns...); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		e.Image = imageOf(host, repository, digest)
-		page, serials = append(page, e), append(serials, serial)
+		l.Image = imageOf(host, repository, digest)
+		all = append(all, l)
 	}
-	return page, serials, rows.Err()
+	return all, rows.Err()
 }

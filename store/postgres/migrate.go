@@ -98,14 +98,15 @@ func errDirty(version int) error {
 		"hint: each of our migrations is one transaction that may run again: countersign migrate -force %d repeats it", version, version-1)
 }
 
-// version is that of the schema; 0: there is none yet.
+// version is that of the schema; 0: there is none yet. A dirty one is not there: another migration is
+// at it, or was cut, which is seen under the lock.
 func version(m *migrate.Migrate) (int, error) {
 	v, dirty, err := m.Version()
-	switch {
-	case errors.Is(err, migrate.ErrNilVersion):
+	if errors.Is(err, migrate.ErrNilVersion) {
 		return 0, nil
-	case err == nil && dirty:
-		return 0, errDirty(int(v))
+	}
+	if dirty {
+		v--
 	}
 	return int(v), err
 }

@@ -57,7 +57,7 @@ func checkSchema(ctx context.Context, conn *pgxpool.Conn) error {
 	case err != nil:
 		return err
 	case dirty:
-		return fmt.Errorf("%w: a migration to schema %d was cut\nhint: countersign migrate says how it is mended", errSchema, version)
+		return fmt.Errorf("%w: a migration to schema %d is running, or was cut\nhint: start again when it is through; if none runs, countersign migrate says what to do", errSchema, version)
 	case version < ours:
 		return fmt.Errorf("%w: it is schema %d, and this program needs %d\nhint: countersign migrate", errSchema, version, ours)
 	case version > ours && oldest > ours:

@@ -133,8 +133,25 @@ func TestDamaged(t *testing.T) {
 	if err != nil || len(entries) != 2 || entries[1].Index != 2 {
 		t.Errorf("List: %+v, %v, want two, at 1 and 2", entries, err)
 	}
+	if len(told) != 2 || told[1] != told[0] {
+		t.Errorf("told of %q by Get and List, want it from both", told)
+	}
 	do(t, s, adding(image("app"), 1))
 	if set := get(t, s, image("app")); len(set.Signatures) != 3 || string(set.Signatures[2].Content) != string(signature(image("app"), 1).Content) {
 		t.Errorf("brought again, the set has %d signatures, want 3, and it at the end", len(set.Signatures))
+	}
+	psql(t, shared, name, fmt.Sprintf(`UPDATE signatures SET content = 'x' WHERE name = '%s'`, signature(image("app"), 0).Name))
+	mended := open(t, o) // a content that is known is not read again
+	for _, want := range []int{1, 0} {
+		dropped, err := mended.Mend(t.Context(), image("app"), store.Record{Action: store.Dropped, Reason: "mended"})
+		if err != nil || len(dropped) != want {
+			t.Errorf("Mend dropped %q, %v, want %d", dropped, err, want)
+		}
+	}
+	if left := psql(t, shared, name, "SELECT count(*) FROM signatures"); left != "2" {
+		t.Errorf("%s rows are left, want 2", left)
+	}
+	if reasons, _ := trail(t, s, ""); reasons[len(reasons)-1] != "mended" {
+		t.Errorf("the trail ends with %q, want what was mended", reasons)
 	}
 }
