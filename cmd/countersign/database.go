@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -102,36 +103,35 @@ func connection(name, url, file string) (string, error) {
 	return url, nil
 }
 
-// openStore opens the one store that the settings name.
+// openStore opens the one store that the settings name, for the server.
 func (h *house) openStore(ctx context.Context, s settings) error {
-	damaged := func(image api.Image, name string, err error) {
+	opened, err := s.openStore(ctx, h.log, func(image api.Image, name string, err error) {
 		h.log.Error("a stored signature does not read and is left out", "image", image.String(), "name", name, "error", err)
+	})
+	if err != nil {
+		return err // and h.store stays nil
 	}
+	h.store = opened
+	return nil
+}
+
+// openStore opens the one store that the settings name. damaged is told of what does not read.
+func (s settings) openStore(ctx context.Context, log *slog.Logger, damaged func(image api.Image, name string, err error)) (keptStore, error) {
 	if !s.Store.remote() {
-		opened, err := disk.Open(s.Store.Directory, disk.Options{Limits: s.Limits, Clock: time.Now, Damaged: damaged})
-		if err != nil {
-			return err // and h.store stays nil
-		}
-		h.store = opened
-		return nil
+		return disk.Open(s.Store.Directory, disk.Options{Limits: s.Limits, Clock: time.Now, Damaged: damaged})
 	}
 	url, _, err := s.Store.urls()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	retries := s.Store.Retries
 	if retries == 0 {
 		retries = -1
 	}
-	opened, err := postgres.Open(ctx, postgres.Options{
-		URL: url, Limits: s.Limits, Clock: time.Now, Log: h.log, Damaged: damaged,
+	return postgres.Open(ctx, postgres.Options{
+		URL: url, Limits: s.Limits, Clock: time.Now, Log: log, Damaged: damaged,
 		Stale: s.Store.Stale, Keep: s.Store.Keep, Timeout: s.Store.Timeout, Retries: retries,
 	})
-	if err != nil {
-		return err
-	}
-	h.store = opened
-	return nil
 }
 
 // mayMakeKey is the store that decides whether the server may make itself a key: none with a

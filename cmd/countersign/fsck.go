@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -13,7 +14,6 @@ import (
 	"github.com/countersign-dev/countersign/server/admission"
 	"github.com/countersign-dev/countersign/signature"
 	"github.com/countersign-dev/countersign/store"
-	"github.com/countersign-dev/countersign/store/disk"
 )
 
 const fsckText = `Look at everything that is stored: it parses, verifies with a key that is known (of the admission
@@ -43,11 +43,13 @@ func fsck(ctx context.Context, t terminal, args []string) error {
 	flags := newFlags("fsck", fsckText)
 	file := flags.String("config", "", "settings `FILE`, in YAML")
 	data := flags.String("data", "", "`directory` of everything that the settings do not place elsewhere")
+	var at storeAt
+	at.flags(flags)
 	repair := flags.Bool("repair", false, "mend what can be mended, and say what was")
 	if err := parse(t, flags, args); err != nil {
 		return err
 	}
-	s, err := storedSettings(*file, *data)
+	s, err := storedSettings(*file, *data, at)
 	if err != nil {
 		return err
 	}
@@ -56,7 +58,7 @@ func fsck(ctx context.Context, t terminal, args []string) error {
 	if c.ring, err = h.knownKeys(s); err != nil {
 		return err
 	}
-	if c.store, err = openStored(s, c.tell); err != nil {
+	if c.store, err = openStored(ctx, s, h.log, c.tell); err != nil {
 		return err
 	}
 	err = c.run(ctx)
@@ -64,7 +66,7 @@ func fsck(ctx context.Context, t terminal, args []string) error {
 }
 
 // storedSettings are those of a server, as far as they say what it has stored and where.
-func storedSettings(file, data string) (settings, error) {
+func storedSettings(file, data string, at storeAt) (settings, error) {
 	s := defaults()
 	if file != "" {
 		if err := s.load(file); err != nil {
@@ -74,16 +76,26 @@ func storedSettings(file, data string) (settings, error) {
 	if data != "" {
 		s.Data = data
 	}
+	if at.remote() {
+		s.Store.Database, s.Store.DatabaseFile = at.Database, at.DatabaseFile
+	}
+	if err := s.Store.check(); err != nil {
+		return s, err
+	}
 	s.place()
 	return s, nil
 }
 
 // openStored opens a store that is there: to make one would say that all is well.
-func openStored(s settings, damaged func(api.Image, string, error)) (keptStore, error) {
-	if _, err := os.Stat(s.Store.Directory); err != nil {
-		return nil, fmt.Errorf("%w\nhint: -config or -data says where the store is", err)
+// What was known lately does not count here, so nothing of it is kept or used.
+func openStored(ctx context.Context, s settings, log *slog.Logger, damaged func(api.Image, string, error)) (keptStore, error) {
+	s.Store.Stale, s.Store.Keep = 0, ""
+	if !s.Store.remote() {
+		if _, err := os.Stat(s.Store.Directory); err != nil {
+			return nil, fmt.Errorf("%w\nhint: -config or -data says where the store is", err)
+		}
 	}
-	return disk.Open(s.Store.Directory, disk.Options{Limits: s.Limits, Clock: time.Now, Damaged: damaged})
+	return s.openStore(ctx, log, damaged)
 }
 
 // knownKeys are those whose signatures the server keeps.
