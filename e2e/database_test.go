@@ -91,6 +91,101 @@ func TestReplicas(t *testing.T) {
 	for _, s := range servers {
 		c.check(t, s)
 	}
+	out, err := command(t.Context(), "fsck", "-data", servers[0].data, "-database-url", d.URL("postgres")).CombinedOutput()
+	if want := fmt.Sprintf("%d signatures of 1 images: 0 wrong", limit); err != nil || !strings.Contains(string(out), want) {
+		t.Errorf("fsck: %v, %s, want %q", err, out, want)
+	}
+}
+
+// TestMigrate is what a person meets who has a database: none of our schema, several migrations at
+// once, one that was cut, and a later release's.
+func TestMigrate(t *testing.T) {
+	t.Parallel()
+	d, c := newDatabase(t), newCrowd(t, 1)
+	sql := func(statement string) {
+		t.Helper()
+		if _, err := d.Psql("postgres", statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := func(words ...string) {
+		t.Helper()
+		shows(t, refusal(t, "serve", "-data", t.TempDir(), "-listen", "127.0.0.1:0", "-debug-listen", "127.0.0.1:0", "-database-url", d.URL("postgres")), words...)
+	}
+	sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+	refused("it has none yet", "hint: countersign migrate")
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() { migrate(t, d) })
+	}
+	all.Wait()
+	shows(t, migrate(t, d), "The schema is 1 already.")
+	s := c.on(t, d.URL("postgres"))
+	digest := newImage("migrate").digest()
+	if status, err := c.put(t.Context(), s.address, digest, c.mustSign(t, digest)); err != nil || status != 201 {
+		t.Fatalf("an upload is answered %d, %v, want 201", status, err)
+	}
+	s.stop(t)
+
+	sql("UPDATE schema_migrations SET dirty = true")
+	refused("was cut", "countersign migrate")
+	shows(t, refusal(t, "migrate", "-database-url", d.URL("postgres")), "was cut", "countersign migrate -force 0")
+	shows(t, migrate(t, d, "-force", "0"), "is 1 now")
+	c.check(t, c.on(t, d.URL("postgres")))
+
+	sql("UPDATE schema_migrations SET version = 2")
+	c.check(t, c.on(t, d.URL("postgres"))) // which it allows
+	sql("UPDATE schema_compatibility SET oldest = 2")
+	refused("schema 2", "later release")
+}
+
+// TestDatabaseSecrets looks for a password where none may be, and for what stops a start.
+func TestDatabaseSecrets(t *testing.T) {
+	t.Parallel()
+	const secret = "geheim"
+	file := filepath.Join(t.TempDir(), "url")
+	write(t, file, "postgres://u:"+secret+"%zz@h/x\n")
+	for _, test := range []struct{ args, words []string }{
+		{[]string{"-database-url", "postgres://u:" + secret + "%zz@127.0.0.1:1/x"}, []string{"store.database", "hint:"}},
+		{[]string{"-database-file", file}, []string{file, "hint:"}},
+		{[]string{"-database-url", "postgres://u:" + secret + "@h/x", "-database-file", file}, []string{"store.databaseFile", "leave one out"}},
+		{[]string{"-config", config(t, "store: {directory: x, database: 'postgres://u:"+secret+"@h/x'}\n")}, []string{"store.directory", "leave one out"}},
+	} {
+		out := refusal(t, append([]string{"serve", "-data", t.TempDir(), "-listen", "127.0.0.1:0", "-debug-listen", "127.0.0.1:0"}, test.args...)...)
+		shows(t, out, test.words...)
+		if strings.Contains(out, secret) {
+			t.Errorf("%v shows the password: %s", test.args, out)
+		}
+	}
+	help := command(t.Context(), "serve", "-h")
+	help.Env = append(help.Env, "COUNTERSIGN_DATABASE_URL=postgres://u:"+secret+"@h/x")
+	if out, err := help.CombinedOutput(); err != nil || strings.Contains(string(out), secret) {
+		t.Errorf("serve -h: %v, %s; want help without the password", err, out)
+	}
+	// A database that is away is logged, and named without its password.
+	s := startIn(t, filepath.Join(t.TempDir(), "data"), "-database-url", "postgres://u:"+secret+"@127.0.0.1:1/x", "-sign-on", "none")
+	s.ready(t, 503)
+	if log := s.stderr.String(); strings.Contains(log, secret) || !strings.Contains(log, "the database is away") {
+		t.Errorf("the log has the password, or no word on the database: %s", log)
+	}
+}
+
+// TestNoKeyWithDatabase holds a server with a database to making itself no key.
+func TestNoKeyWithDatabase(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t)
+	s := start(t, "-database-url", d.URL("postgres"))
+	i := newImage("no key")
+	s.push(t, i, "ns/app", "v1")
+	if got := s.signatures(t, "ns/app", i.digest()); len(got) != 0 {
+		t.Errorf("%d signatures, want none: there is no key", len(got))
+	}
+	if found, err := filepath.Glob(filepath.Join(s.data, "keys", "*")); err != nil || len(found) != 0 {
+		t.Errorf("keys are %q, %v, want none", found, err)
+	}
+	if !strings.Contains(s.stderr.String(), "nothing is signed") {
+		t.Error("the log has no word on it")
+	}
 }
 
 // TestReadsAfterAnother reads from one server what another has answered 201 to: never is anything
