@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,6 +16,7 @@ import (
 	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/policy"
 	"github.com/countersign-dev/countersign/server"
+	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/server/admission"
 	"github.com/countersign-dev/countersign/server/registry"
 	"github.com/countersign-dev/countersign/server/signing"
@@ -82,6 +84,38 @@ func ask(h http.Handler, method, path string, headers ...string) *httptest.Respo
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	return w
+}
+
+// While the registry that says who may pull is away, the extension says what clients retry, until that
+// does not help. Nobody is let in meanwhile who was not before.
+func TestNobodyDecides(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	registry := httptest.NewServer(http.NotFoundHandler())
+	registry.Close()
+	url, err := url.Parse(registry.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	who, err := access.NewRegistry(access.RegistryConfig{
+		URL: url, Transport: http.DefaultTransport, Clock: func() time.Time { return now }, Metrics: prometheus.NewRegistry(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, _ := serverWith(t, func(c *server.Config) {
+		c.Access, c.Clock = who, func() time.Time { return now }
+	})
+	extension := api.ExtensionPrefix + "ns/app/signatures/" + digest
+	for _, step := range []struct {
+		after  time.Duration
+		status int
+	}{{0, 429}, {59 * time.Second, 429}, {time.Second, 503}} {
+		now = now.Add(step.after)
+		if w := ask(srv.Handler(), "GET", extension); w.Code != step.status {
+			t.Errorf("GET %s, %v later: %d, want %d", extension, step.after, w.Code, step.status)
+		}
+	}
 }
 
 // Where no node asks for a signature none is an answer while the store is away: after the wait that

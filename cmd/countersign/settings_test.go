@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -176,4 +177,50 @@ func TestSettingsAreDocumented(t *testing.T) {
 		}
 	}
 	walk("", reflect.TypeFor[settings]())
+}
+
+// The table of what happens when a part is away names tests that there are.
+func TestOutagesAreTested(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../doc/operating.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, found := strings.Cut(string(page), "\n### When a part is away\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	cell := regexp.MustCompile("((?:`Test[A-Za-z]+`(?:, )?)+) \\(([a-z0-9/]+)\\)")
+	rows := strings.Count(table, "\n| ") - 1 // and a head
+	if !found || rows < 10 {
+		t.Fatalf("doc/operating.md has a table of %d rows, want what happens when each part is away", rows)
+	}
+	for line := range strings.Lines(table) {
+		named := cell.FindAllStringSubmatch(line, -1)
+		if strings.HasPrefix(line, "| ") && !strings.HasPrefix(line, "| away") && len(named) == 0 {
+			t.Errorf("a row names no test: %s", line)
+		}
+		for _, m := range named {
+			tests := testsIn(t, filepath.Join("../..", m[2]))
+			for _, name := range regexp.MustCompile("Test[A-Za-z]+").FindAllString(m[1], -1) {
+				if !strings.Contains(tests, "\nfunc "+name+"(t *testing.T)") {
+					t.Errorf("%s has no %s, which a row names", m[2], name)
+				}
+			}
+		}
+	}
+}
+
+func testsIn(t *testing.T, directory string) (text string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(directory, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += string(content)
+	}
+	return text
 }
