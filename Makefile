@@ -20,6 +20,7 @@ test:
 	$(call timed,what the tests need,e2e/install)
 	$(call timed,lint,$(MAKE) --no-print-directory lint)
 	$(call timed,packages,$(GO_TEST) $$(go list ./... | grep -v /e2e))
+	$(call timed,what hostile input costs,go test -count=1 -run CostLittle ./signature ./policy)
 	$(call timed,end to end,$(GO_TEST) -parallel 4 ./e2e/...)
 	$(call timed,pkcs11,cd cmd/countersign-signer-pkcs11 && go test ./...)
 	$(call timed,differential,cd e2e/differential && go test -tags containers_image_openpgp ./...)
