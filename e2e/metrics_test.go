@@ -99,6 +99,7 @@ func documentedMetrics(t testing.TB) map[string]documented {
 var never = map[string]string{
 	`outcome="failed"`:  "the store would have to fail",
 	`trigger="request"`: "TestSign asks for it",
+	`trigger="resign"`:  "TestRotation asks for it",
 }
 
 // elsewhere are metrics of what has to go wrong first, and the test that looks at them.

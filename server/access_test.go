@@ -182,7 +182,10 @@ var rows = map[string]func(method, host, repository string) []sent{
 	api.ExportPath: func(_, h, repository string) []sent { return over(h, repository, api.ExportPath, "") },
 	// Access is not asked: a secret that is none of its credentials decides (TestNotifications).
 	api.NotificationsPath: func(_, h, repository string) []sent { return over(h, repository, api.NotificationsPath, "{}") },
-	api.CalendarPath:      func(_, h, repository string) []sent { return over(h, repository, api.CalendarPath, "") },
+	api.ResignPath: func(_, h, repository string) []sent {
+		return over(h, repository, api.ResignPath, `{"from":"old","to":"new"}`)
+	},
+	api.CalendarPath: func(_, h, repository string) []sent { return over(h, repository, api.CalendarPath, "") },
 	api.SignPath: func(_, h, repository string) []sent {
 		if h != host {
 			return nil

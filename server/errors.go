@@ -51,6 +51,7 @@ var refusals = []refusal{
 	{err: signature.ErrMalformed, status: http.StatusBadRequest, code: api.CodeSignatureInvalid},
 	{err: admission.ErrOtherDigest, status: http.StatusBadRequest, code: api.CodeSignatureInvalid},
 	{err: errRequest, status: http.StatusBadRequest, code: api.CodeUnsupported},
+	{err: signing.ErrNoKey, status: http.StatusBadRequest, code: api.CodeUnsupported},
 	{err: store.ErrCursor, status: http.StatusBadRequest, code: api.CodeUnsupported},
 	{err: registry.ErrUnknown, status: http.StatusNotFound, code: api.CodeManifestUnknown},
 	{err: errTooLarge, status: http.StatusRequestEntityTooLarge, code: api.CodeSignatureInvalid},

@@ -38,6 +38,7 @@ func TestRefusals(t *testing.T) {
 		{signature.ErrMalformed, 400, "SIGNATURE_INVALID", shown},
 		{admission.ErrOtherDigest, 400, "SIGNATURE_INVALID", shown},
 		{errRequest, 400, "UNSUPPORTED", shown},
+		{signing.ErrNoKey, 400, "UNSUPPORTED", shown},
 		{store.ErrCursor, 400, "UNSUPPORTED", shown},
 		{registry.ErrUnknown, 404, "MANIFEST_UNKNOWN", shown},
 		{errTooLarge, 413, "SIGNATURE_INVALID", shown},

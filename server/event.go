@@ -19,6 +19,7 @@ const (
 	routeImport      = "import"
 	routeExport      = "export"
 	routeCalendar    = "calendar"
+	routeResign      = "resign"
 	routeVerify      = "verify"
 	routeSign        = "sign"
 	routeQueue       = "queue"

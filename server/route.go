@@ -58,6 +58,7 @@ func (s *Server) routes() []route {
 		{routeWithdrawals, api.WithdrawalsPath + "/*", []need{{methods: []string{http.MethodDelete}, in: access.Admin}}, s.serveWithdrawal},
 		{routeAudit, api.AuditPath, []need{{methods: reading, over: access.Admin}}, s.serveAudit},
 		{routeNotify, api.NotificationsPath, []need{{methods: []string{http.MethodPost}, over: anybody}}, s.serveNotifications},
+		{routeResign, api.ResignPath, []need{{methods: []string{http.MethodPost}, over: access.Admin}}, s.serveResign},
 		{routeCalendar, api.CalendarPath, []need{{methods: reading, over: access.Admin}}, s.serveCalendar},
 		{routeImport, api.ImportPath, []need{{methods: []string{http.MethodPost}, over: access.Admin}}, s.serveImport},
 		{routeExport, api.ExportPath, []need{{methods: reading, over: access.Admin}}, s.serveExport},

@@ -51,6 +51,7 @@ func commands() []command {
 		{"fsck", "check everything that is stored, and mend it", fsck},
 		{"keys", "make, trust, adopt and revoke keys", keys},
 		{"token", "make a token that callers log in with", makeToken},
+		{"resign", "sign again with a new key what an old one has signed", resign},
 		{"signer", "sign with a key file for a server that shall not have it", serveSigner},
 		{"version", "say which version this is", version},
 	}

@@ -34,6 +34,7 @@ type job struct {
 	name    string           // what the registry is asked for: a tag, or a digest
 	pushed  bool             // by a push, and not by what came later
 	by      admission.Caller // who asked for it; empty: nobody, it was pushed or uploaded
+	from    string           // the key whose signature is made again; "" but with onResign
 }
 
 // reference is what the claim says: of ours, never of a request's.

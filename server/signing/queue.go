@@ -3,7 +3,6 @@ package signing
 import (
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -16,6 +15,7 @@ import (
 const (
 	KindSign      = "sign"
 	KindSupersede = "supersede"
+	KindResign    = "resign"
 )
 
 // ErrNoTask is what Retry and Drop say of a task that is not queued, or not any more.
@@ -30,6 +30,7 @@ type Detail struct {
 	Pushed  bool    `json:"pushed,omitempty"`  // by a push, and not by what came later
 	Subject string  `json:"subject,omitempty"` // who asked for it
 	Address string  `json:"address,omitempty"`
+	From    string  `json:"from,omitempty"` // of resign: the fingerprint of the old key
 }
 
 // key is what tells one job from another. It has no secret and no time: the same is queued once.
@@ -43,8 +44,7 @@ func (j job) task(due time.Time) store.Task {
 }
 
 func taskOf(kind, key string, j job, due time.Time) store.Task {
-	detail, _ := json.Marshal(Detail{j.name, j.rule.Key, j.rule.Scope, j.trigger, j.pushed, j.by.Subject, j.by.Address}) // strings always marshal
-	return store.Task{Key: key, Kind: kind, Image: j.image, Detail: detail, Due: due}
+	return store.Task{Key: key, Kind: kind, Image: j.image, Detail: j.detail(), Due: due}
 }
 
 // queue leaves a job to the worker.

@@ -117,6 +117,9 @@ const mostNamed = 16
 
 // because is the reason in a record: trigger, rule, and the signatures that led to it.
 func because(j job, r readiness) string {
+	if j.from != "" {
+		return fmt.Sprintf("with key %s, as key %s has before", j.rule.Key, j.from)
+	}
 	reason := fmt.Sprintf("on %s, by %s", j.trigger, j.rule)
 	if len(r.because) == 0 {
 		return reason

@@ -69,6 +69,8 @@ func (s *Signing) attempt(ctx context.Context, t store.Task) {
 		err = s.signTask(ctx, t, ends)
 	case KindSupersede:
 		err = s.supersedeTask(ctx, t, ends)
+	case KindResign:
+		err = s.resignTask(ctx, t, ends)
 	default:
 		err = fmt.Errorf("%w %q", errKind, t.Kind)
 	}
@@ -132,7 +134,7 @@ func (s *Signing) after(ctx context.Context, t store.Task, ends *store.Task, cau
 		c.Record = store.Record{Time: now, Action: store.Refused, Subject: subject, Image: t.Image, Reason: "not signed: " + cause.Error()}
 	case errors.Is(cause, ErrNoRule) && t.Kind == KindSupersede:
 		outcome = "refused"
-	case errors.Is(cause, ErrNoRule), errors.Is(cause, registry.ErrInvalid), old:
+	case errors.Is(cause, ErrNoRule), errors.Is(cause, registry.ErrInvalid), errors.Is(cause, store.ErrFull), old:
 		ends.State, outcome = store.Dead, "dead"
 	case errors.Is(cause, errWaiting), errors.Is(cause, errKind):
 		ends.State, ends.Due, outcome = store.Queued, now.Add(delay(t.Attempts, waiting)), "waiting"
