@@ -76,11 +76,11 @@ func algorithms() string {
 
 // shutsOut says which clients cannot read what a key of this algorithm signs (protocol.md 5.2).
 func shutsOut(algorithm string) string {
-	who := "not every client reads signatures of ECDSA keys"
+	who := "containers/image reads ECDSA keys, and other clients may not"
 	if strings.HasPrefix(algorithm, "EdDSA") {
-		who = "podman, CRI-O and skopeo with containers/image up to 5.40, built without gpgme, read no EdDSA key, and none of a keyring that has one in it"
+		who = "podman, CRI-O and skopeo with containers/image up to 5.40, built without gpgme, read no EdDSA key, and none of a keyring that has one in it: they refuse such images"
 	}
-	return who + ": they refuse such images. The server signs with it where admission.clients is recent; rsa3072 is for all"
+	return who + ". The server signs with it where admission.clients is recent; rsa3072 is for all"
 }
 
 func ends(k signature.Key) string {
