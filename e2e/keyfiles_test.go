@@ -230,3 +230,35 @@ func TestKeys(t *testing.T) {
 			strings.Contains(metrics, "countersign_key_references{fingerprint=\""+fingerprint+"\",use=\"own\"} 1")
 	})
 }
+
+// TestExportKeys writes what every client reads: one binary keyring, and one armored block a file.
+func TestExportKeys(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg")
+	from, to := t.TempDir(), filepath.Join(t.TempDir(), "new")
+	together := filepath.Join(from, "people.asc") // of which clients without gpgme read the first alone
+	write(t, together, string(built.keys["alice"])+string(built.keys["bob"]))
+	runs(t, "keys", "generate", filepath.Join(from, "release.key"))
+	out := runs(t, "keys", "export", "-o", to, together, filepath.Join(from, "release.asc"))
+	all := []string{built.fingerprints["alice"], built.fingerprints["bob"], inspectKey(t, filepath.Join(from, "release.asc")).fingerprint}
+	listed := string(gpg(t, []byte(read(t, filepath.Join(to, "countersign.gpg"))), "--with-colons", "--show-keys"))
+	for _, fingerprint := range all {
+		file := filepath.Join(to, fingerprint+".asc")
+		if content := read(t, file); strings.Count(content, "-----BEGIN PGP PUBLIC KEY BLOCK-----") != 1 || inspectKey(t, file).fingerprint != fingerprint {
+			t.Errorf("%s is not that key in one block:\n%s", file, content)
+		}
+		if !strings.Contains(listed, fingerprint) || !strings.Contains(out, fingerprint) {
+			t.Errorf("key %s is missing in the keyring:\n%s\nor in what is said:\n%s", fingerprint, listed, out)
+		}
+	}
+	if got := read(t, filepath.Join(to, "countersign.gpg")); strings.Contains(got, "BEGIN") || strings.Count(listed, "\npub:")+1 < len(all) {
+		t.Errorf("the keyring is not binary, or lacks keys:\n%s", listed)
+	}
+	for name, args := range map[string][]string{
+		"private key": {"-o", to, filepath.Join(from, "release.key")}, "-o is missing": {together}, "no public key": {"-o", to, "-data", from},
+	} {
+		if out := refusal(t, append([]string{"keys", "export"}, args...)...); !strings.Contains(out, name) {
+			t.Errorf("want a sentence with %q: %s", name, out)
+		}
+	}
+}

@@ -45,8 +45,9 @@ func TestRotation(t *testing.T) {
 	s.stop(t)
 	s = s.again(t, "-config", config(t, settings))
 
-	both := filepath.Join(t.TempDir(), "both.gpg") // binary: what every client reads
-	write(t, both, string(gpg(t, []byte(read(t, old)), "--dearmor"))+string(gpg(t, []byte(read(t, next)), "--dearmor")))
+	exported := t.TempDir()
+	runs(t, "keys", "export", "-data", s.data, "-o", exported)
+	both := filepath.Join(exported, "countersign.gpg")
 	var pulls, pulled atomic.Int64
 	ended := make(chan struct{})
 	var down sync.RWMutex // while the server is being started again, nobody pulls: that is not what is tried here
@@ -218,4 +219,5 @@ func TestResign(t *testing.T) {
 		}
 	}
 	s.cli(t, 2, "resign", "-from", "old")
+	shows(t, s.cli(t, 1, "resign", "-from", "old", "-to", "next", "other.example.test/ns"), "is not for "+s.address)
 }

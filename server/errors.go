@@ -52,6 +52,7 @@ var refusals = []refusal{
 	{err: admission.ErrOtherDigest, status: http.StatusBadRequest, code: api.CodeSignatureInvalid},
 	{err: errRequest, status: http.StatusBadRequest, code: api.CodeUnsupported},
 	{err: signing.ErrNoKey, status: http.StatusBadRequest, code: api.CodeUnsupported},
+	{err: signing.ErrNoScope, status: http.StatusBadRequest, code: api.CodeUnsupported},
 	{err: store.ErrCursor, status: http.StatusBadRequest, code: api.CodeUnsupported},
 	{err: registry.ErrUnknown, status: http.StatusNotFound, code: api.CodeManifestUnknown},
 	{err: errTooLarge, status: http.StatusRequestEntityTooLarge, code: api.CodeSignatureInvalid},

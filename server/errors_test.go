@@ -39,6 +39,7 @@ func TestRefusals(t *testing.T) {
 		{admission.ErrOtherDigest, 400, "SIGNATURE_INVALID", shown},
 		{errRequest, 400, "UNSUPPORTED", shown},
 		{signing.ErrNoKey, 400, "UNSUPPORTED", shown},
+		{signing.ErrNoScope, 400, "UNSUPPORTED", shown},
 		{store.ErrCursor, 400, "UNSUPPORTED", shown},
 		{registry.ErrUnknown, 404, "MANIFEST_UNKNOWN", shown},
 		{errTooLarge, 413, "SIGNATURE_INVALID", shown},

@@ -19,6 +19,7 @@ func keyCommands() []command {
 		{"generate", "make a private key and its public part", generateKey},
 		{"adopt", "give the server's own key a name of yours", adopt},
 		{"trust", "let whoever has a key upload signatures, for all images or some", trustKey},
+		{"export", "write public keys in the forms that every client reads", exportKeys},
 		{"revoke", "end a key for good", revokeKey},
 	}
 }

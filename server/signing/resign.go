@@ -22,8 +22,11 @@ import (
 // onResign is what makes the server sign with one key what another has signed. It is in no rule.
 const onResign Trigger = "resign"
 
-// ErrNoKey: there is no such key of the server's.
-var ErrNoKey = errors.New("no such key")
+// What a request to sign again lacks.
+var (
+	ErrNoKey   = errors.New("no such key")
+	ErrNoScope = errors.New("no such scope")
+)
 
 // A Resigning says what to sign again: whatever From has signed below Scope, with To. Keys are
 // fingerprints, or names of Config.Keys; From may be a key that the server no longer has.
@@ -44,8 +47,11 @@ type Resigned struct {
 // Resign goes through a page of the store's signatures, and queues what is to be signed again. To do
 // it twice is to do it once. Nothing of the old key goes: what nodes accept grows. What the old
 // key has vouched for is not judged again; what was withdrawn stays out. Errors: ErrNoKey,
-// signature.ErrSigner, store.ErrCursor.
+// ErrNoScope, signature.ErrSigner, store.ErrCursor.
 func (s *Signing) Resign(ctx context.Context, r Resigning, after store.Cursor) (Resigned, store.Cursor, error) {
+	if err := checkScope(s.c.Hosts[0], r.Scope); err != nil {
+		return Resigned{}, "", fmt.Errorf("%w: %v", ErrNoScope, err)
+	}
 	done, to, err := s.resigning(r)
 	if err != nil {
 		return done, "", err
