@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,10 +12,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/distribution/reference"
-
 	"github.com/countersign-dev/countersign/policy"
 	"github.com/countersign-dev/countersign/signature"
+	"github.com/countersign-dev/countersign/signature/signer"
 )
 
 const trustText = `Let whoever has these keys upload signatures. FILE has public keys, from gpg --export. With -scope they may
@@ -132,8 +132,8 @@ type policyFile struct {
 // write adds the keys to a scope of the policy. One scope alone counts for an image: a new one begins
 // with what counted before, so that to trust somebody shuts nobody out.
 func (w *trusting) write(t terminal, ring *signature.Keyring, trusted string) error {
-	if err := checkScope(w.scope); err != nil {
-		return usageError{err}
+	if scopes, err := signer.ParseScope(w.scope); err != nil || len(scopes) != 1 {
+		return usageError{cmp.Or(err, errors.New("-scope is one scope; run it once for each"))}
 	}
 	p, made, err := w.read()
 	if err != nil {
@@ -268,18 +268,4 @@ func widerScopes(scope string) (wider []string) {
 		name = domain
 		wider = append(wider, "*."+domain)
 	}
-}
-
-// checkScope wants the scope of a policy that some image has.
-func checkScope(scope string) error {
-	host, _, within := strings.Cut(scope, "/")
-	ref := scope
-	if !within {
-		ref += "/any"
-	}
-	named, err := reference.ParseNormalizedNamed(ref)
-	if err != nil || reference.Domain(named) != host || within && named.String() != scope {
-		return fmt.Errorf("-scope %q is no host, host/namespace, host/namespace/name or that with :tag", scope)
-	}
-	return nil
 }
