@@ -29,13 +29,12 @@ func (s *Signing) supersede(ctx context.Context, push registry.Push) error {
 		if j.rule.Supersede == 0 {
 			continue
 		}
-		key := fmt.Sprintf("%s %s %s %s", KindSupersede, j.image, j.name, j.rule.Key)
-		due := s.c.Clock().Add(j.rule.Supersede)
-		// The tag may come back to an image: then the delay begins again.
-		_, err := s.c.Store.Do(ctx, store.Change{Image: j.image, Ends: &store.Task{Key: key, State: store.Queued, Due: due}})
-		if errors.Is(err, store.ErrLease) {
-			_, err = s.c.Store.Do(ctx, store.Change{Image: j.image, Then: []store.Task{taskOf(KindSupersede, key, j, due)}})
-		}
+		// Each push has a look of its own: the tag may come back to an image, and the delay begins again.
+		now := s.c.Clock()
+		key := fmt.Sprintf("%s %s %s %s %d", KindSupersede, j.image, j.name, j.rule.Key, now.UnixNano())
+		look := taskOf(KindSupersede, key, j, now.Add(j.rule.Supersede))
+		look.Queued = now
+		_, err := s.c.Store.Do(ctx, store.Change{Image: j.image, Then: []store.Task{look}})
 		if err != nil {
 			return err
 		}
@@ -54,7 +53,7 @@ func (s *Signing) supersedeTask(ctx context.Context, t store.Task, ends *store.T
 	if err != nil {
 		return err
 	}
-	keep, err := s.kept(ctx, j)
+	keep, err := s.kept(ctx, j, t.Queued)
 	if err != nil {
 		return err
 	}
@@ -99,9 +98,10 @@ func (s *Signing) supersedeOf(t store.Task) (job, error) {
 	return j, fmt.Errorf("%w says any more that signatures of %s with key %s are superseded", ErrNoRule, ref, d.Key)
 }
 
-// kept are the manifests that keep their signature: what the tag is now, and what pushes have
-// brought that are to be looked at later, this one's among them; instances included.
-func (s *Signing) kept(ctx context.Context, j job) (keep []digest.Digest, err error) {
+// kept are the manifests that keep their signature: what the tag is now, and what this push has
+// brought and later ones whose look is still to come; instances included. Earlier pushes' looks do
+// not count: several may be due at once, and then each would wait for the others.
+func (s *Signing) kept(ctx context.Context, j job, pushed time.Time) (keep []digest.Digest, err error) {
 	names := []string{j.name, j.image.Digest.String()}
 	filter := store.Filter{Kind: store.Tasks, Host: j.image.Host, Repository: j.image.Repository}
 	for after := store.Cursor(""); ; {
@@ -111,7 +111,7 @@ func (s *Signing) kept(ctx context.Context, j job) (keep []digest.Digest, err er
 		}
 		for _, e := range entries {
 			other, d, err := readTask(*e.Task)
-			if e.Task.Kind == KindSupersede && err == nil && other.name == j.name && d.Key == j.rule.Key {
+			if e.Task.Kind == KindSupersede && err == nil && other.name == j.name && d.Key == j.rule.Key && !e.Task.Queued.Before(pushed) {
 				names = append(names, e.Image.Digest.String())
 			}
 		}

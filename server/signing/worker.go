@@ -126,7 +126,7 @@ func (s *Signing) after(ctx context.Context, t store.Task, ends *store.Task, cau
 	c := store.Change{Image: t.Image, Ends: ends}
 	ends.Problem = cause.Error()
 	outcome, now := "retried", s.c.Clock()
-	old := now.Sub(t.Queued) > forgotten
+	old := now.Sub(t.Queued) > forgotten && t.Kind != KindSupersede // its delay may be longer
 	switch {
 	case errors.Is(cause, errLeft), errors.Is(cause, ErrShut), errors.Is(cause, store.ErrWithdrawn):
 		// It is not to be signed. What would change that looks again by itself.

@@ -426,6 +426,39 @@ func TestSupersede(t *testing.T) {
 	}
 }
 
+// Nobody worked for a while: then several looks are due at once, and none keeps what another has to
+// drop.
+func TestSupersedeLate(t *testing.T) {
+	t.Parallel()
+	rule := signing.Rule{Key: "server", On: []signing.Trigger{signing.OnPush}, Supersede: time.Hour}
+	w := ruled(t, rule)
+	var images []api.Image
+	synctest.Test(t, func(t *testing.T) {
+		w.restart(t, rule)
+		for _, name := range []string{"a", "b", "c", "d"} {
+			m := w.manifest(t, "ns/app", name)
+			w.mustPush(t, "ns/app", "v1", m)
+			images = append(images, imageOf("ns/app", m))
+			<-time.After(time.Second)
+		}
+		<-time.After(10 * time.Hour)
+		ctx, stop := context.WithCancel(t.Context())
+		var working sync.WaitGroup
+		working.Go(func() { w.signing.Run(ctx) })
+		<-time.After(time.Minute)
+		stop()
+		working.Wait()
+	})
+	for i, image := range images {
+		if got, want := slices.Contains(w.own(t, image), v1), i == len(images)-1; got != want {
+			t.Errorf("image %d of %d that were v1: it has its signature: %v, want %v", i+1, len(images), got, want)
+		}
+	}
+	if left := w.tasks(t); len(left) > 0 {
+		t.Errorf("left are %+v", left)
+	}
+}
+
 // A request signs what is there, with the keys that rules have for requests; what it lacks is in
 // the error.
 func TestRequest(t *testing.T) {
