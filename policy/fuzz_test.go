@@ -29,6 +29,10 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		p, err := policy.Parse(data)
+		_, problems := policy.Inspect(data)
+		if (err == nil) != (len(problems) == 0) || err != nil && err.Error() != "policy: "+problems[0].Error() {
+			t.Fatalf("Inspect finds %v, and Parse says %v\n%s", problems, err, data)
+		}
 		if err != nil {
 			if p != nil || len(err.Error()) > 20_000 {
 				t.Fatalf("got %v and a message of %d bytes", p, len(err.Error()))

@@ -27,6 +27,7 @@ type value struct {
 	items   []value
 	kind    json.Delim // '{', '[' or 0 for a scalar
 	line    int        // that it begins on, from 1; 0 if it stands in no file
+	all     *problems  // nil: the first problem ends the reading
 }
 
 type member struct {
@@ -80,11 +81,7 @@ func quote(s string) string {
 }
 
 func (v value) errorf(format string, args ...any) error {
-	err := fmt.Errorf(format, args...)
-	if v.at == nil {
-		return fmt.Errorf("line %d: %w", v.line, err)
-	}
-	return fmt.Errorf("line %d: %s: %w", v.line, v.at, err)
+	return &Problem{Line: v.line, Place: v.at.String(), Err: fmt.Errorf(format, args...)}
 }
 
 // A reader builds values from tokens. encoding/json alone takes the last of duplicate keys, and
@@ -92,13 +89,14 @@ func (v value) errorf(format string, args ...any) error {
 type reader struct {
 	data []byte
 	dec  *json.Decoder
-	left int // values still allowed
+	left int       // values still allowed
+	all  *problems // for the values
 
 	line    int // of the offset counted up to
 	counted int64
 }
 
-func readJSON(data []byte) (value, error) {
+func readJSON(data []byte, all *problems) (value, error) {
 	if len(data) > MaxSize {
 		return value{}, fmt.Errorf("%d bytes are more than the %d that a policy may have", len(data), MaxSize)
 	}
@@ -106,21 +104,22 @@ func readJSON(data []byte) (value, error) {
 	if err := json.Unmarshal(data, &whole); err != nil {
 		return value{}, syntaxError(data, err)
 	}
-	r := reader{data: data, dec: json.NewDecoder(bytes.NewReader(data)), left: maxValues, line: 1}
+	r := reader{data: data, dec: json.NewDecoder(bytes.NewReader(data)), left: maxValues, line: 1, all: all}
 	r.dec.UseNumber()
 	return r.value(nil, maxDepth)
 }
 
 func syntaxError(data []byte, err error) error {
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return fmt.Errorf("line %d: not JSON: %w", 1+bytes.Count(data[:min(syntax.Offset, int64(len(data)))], []byte("\n")), err)
+		line := 1 + bytes.Count(data[:min(syntax.Offset, int64(len(data)))], []byte("\n"))
+		return &Problem{Line: line, Err: fmt.Errorf("not JSON: %w", err)}
 	}
 	return fmt.Errorf("not JSON: %w", err)
 }
 
 func (r *reader) value(at *place, depth int) (value, error) {
 	token, err := r.dec.Token()
-	v := value{at: at, line: r.lineNow()}
+	v := value{at: at, line: r.lineNow(), all: r.all}
 	if err != nil {
 		return v, v.errorf("%w", err)
 	}
@@ -196,13 +195,16 @@ func (v value) each(f func(key string, m value) error) error {
 	}
 	seen := make(map[string]bool, len(v.members))
 	for _, m := range v.members {
+		var err error
 		if seen[m.key] {
-			return m.errorf("duplicate key")
+			err = m.errorf("duplicate key")
+		} else {
+			err = f(m.key, m.value)
 		}
-		seen[m.key] = true
-		if err := f(m.key, m.value); err != nil {
+		if err = v.all.note(err); err != nil {
 			return err
 		}
+		seen[m.key] = true
 	}
 	return nil
 }
@@ -269,7 +271,7 @@ func (v value) list(f func(value) error) error {
 		return v.errorf("must not be empty")
 	}
 	for _, item := range v.items {
-		if err := f(item); err != nil {
+		if err := v.all.note(f(item)); err != nil {
 			return err
 		}
 	}

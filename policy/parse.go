@@ -18,9 +18,17 @@ const maxReference = 1024
 // types are errors, which name line and place. So are empty strings and lists, with which clients
 // would accept nothing. keyData is read here, key files by Load.
 func Parse(data []byte) (*Policy, error) {
-	v, err := readJSON(data)
+	p, err := parse(data, nil)
 	if err != nil {
 		return nil, fmt.Errorf("policy: %w", err)
+	}
+	return p, nil
+}
+
+func parse(data []byte, all *problems) (*Policy, error) {
+	v, err := readJSON(data, all)
+	if err != nil {
+		return nil, err
 	}
 	p := parser{policy: &Policy{transports: map[string]map[string]scope{}}, rings: rings{}}
 	err = v.object(fields{
@@ -28,10 +36,10 @@ func Parse(data []byte) (*Policy, error) {
 		"transports": func(v value) error { return v.each(p.transport) },
 	})
 	if err == nil && len(v.present("default")) == 0 {
-		err = v.errorf(`"default" is missing: what holds for images that no scope is for`)
+		err = all.note(v.errorf(`"default" is missing: what holds for images that no scope is for`))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("policy: %w", err)
+		return nil, err
 	}
 	p.policy.keys = p.policy.collect()
 	return p.policy, nil
@@ -65,7 +73,7 @@ func (p parser) transport(transport string, v value) error {
 }
 
 func (p parser) scope(name string, v value) (scope, error) {
-	s := scope{at: v.at, name: name}
+	s := scope{at: v.at, line: v.line, name: name}
 	if v.kind == '[' && len(v.items) == 0 {
 		return s, v.errorf("no requirement; to accept anything, say so with insecureAcceptAnything")
 	}
@@ -81,7 +89,7 @@ func (p parser) scope(name string, v value) (scope, error) {
 }
 
 func (p parser) requirement(v value) (r requirement, err error) {
-	r.at = v.at
+	r.at, r.from = v.at, v
 	if r.kind, err = v.kindOf(acceptAnything, reject, signedBy, signedBaseLayer, sigstoreSigned); err != nil {
 		return r, err
 	}

@@ -42,6 +42,7 @@ type Policy struct {
 // A scope is what images that it is for must meet, all of it.
 type scope struct {
 	at           *place
+	line         int
 	name         string
 	requirements []requirement
 }
@@ -60,6 +61,7 @@ func (s scope) String() string {
 // A requirement is one of a scope's. Of those that clients never accept, only the type is kept.
 type requirement struct {
 	at       *place
+	from     value // as it was written
 	kind     string
 	keyType  string               // of signedBy, and so is all below
 	files    []keyFile            // for Load

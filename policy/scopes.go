@@ -1,0 +1,102 @@
+package policy
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+
+	"github.com/countersign-dev/countersign/signature"
+)
+
+// A Scope is one of a policy's, for those who show it, rewrite it or look for mistakes in it.
+type Scope struct {
+	Transport, Name string // both empty: the default
+	Place           string // as jq spells it
+	Line            int    // from 1; 0 if it stands in no file
+	Requirements    []Requirement
+}
+
+// A Requirement is one of a scope's.
+type Requirement struct {
+	Type, KeyType string
+	Place         string // as jq spells it
+	Line          int
+	Files         []KeyFile          // of signedBy by GPGKeys
+	Keys          *signature.Keyring // of all its sources; nil until they are read
+	Identity      json.RawMessage    // signedIdentity as it was written; nil: the default one
+	Prefix        string             // of an identity that is remapIdentity
+	Written       json.RawMessage    // the whole of it; nil if it stands in no file
+}
+
+// A KeyFile is a path that a requirement names, and where.
+type KeyFile struct {
+	Path, Place string
+	Line        int
+}
+
+// Scopes returns all scopes: the default, then by transport and name.
+func (p *Policy) Scopes() []Scope {
+	scopes := []Scope{p.fallback.export("")}
+	for _, transport := range slices.Sorted(maps.Keys(p.transports)) {
+		for _, name := range slices.Sorted(maps.Keys(p.transports[transport])) {
+			scopes = append(scopes, p.transports[transport][name].export(transport))
+		}
+	}
+	return scopes
+}
+
+func (s scope) export(transport string) Scope {
+	out := Scope{Transport: transport, Name: s.name, Place: s.at.String(), Line: s.line}
+	for _, r := range s.requirements {
+		out.Requirements = append(out.Requirements, r.export())
+	}
+	return out
+}
+
+func (r requirement) export() Requirement {
+	out := Requirement{Type: r.kind, KeyType: r.keyType, Place: r.at.String(), Line: r.from.line, Keys: r.ring, Prefix: r.identity.prefix}
+	for _, f := range r.files {
+		out.Files = append(out.Files, KeyFile{Path: f.path, Place: f.from.at.String(), Line: f.from.line})
+	}
+	if r.from.line > 0 {
+		out.Written = r.from.appendJSON(nil)
+	}
+	for _, m := range r.from.members {
+		if m.key == "signedIdentity" {
+			out.Identity = m.appendJSON(nil)
+		}
+	}
+	return out
+}
+
+// appendJSON writes a value without any space.
+func (v value) appendJSON(to []byte) []byte {
+	switch v.kind {
+	case '{':
+		to = append(to, '{')
+		for i, m := range v.members {
+			if i > 0 {
+				to = append(to, ',')
+			}
+			to = append(append(to, scalarJSON(m.key)...), ':')
+			to = m.appendJSON(to)
+		}
+		return append(to, '}')
+	case '[':
+		to = append(to, '[')
+		for i, item := range v.items {
+			if i > 0 {
+				to = append(to, ',')
+			}
+			to = item.appendJSON(to)
+		}
+		return append(to, ']')
+	}
+	return append(to, scalarJSON(v.scalar)...)
+}
+
+// scalarJSON never fails: what was read from JSON can be written.
+func scalarJSON(v any) []byte {
+	out, _ := json.Marshal(v)
+	return out
+}
