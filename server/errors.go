@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/node"
 	"github.com/countersign-dev/countersign/policy"
 	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/server/admission"
@@ -54,6 +55,7 @@ var refusals = []refusal{
 	{err: signing.ErrNoKey, status: http.StatusBadRequest, code: api.CodeUnsupported},
 	{err: signing.ErrNoScope, status: http.StatusBadRequest, code: api.CodeUnsupported},
 	{err: store.ErrCursor, status: http.StatusBadRequest, code: api.CodeUnsupported},
+	{err: node.ErrNoKey, status: http.StatusConflict, code: api.CodeUnsupported},
 	{err: registry.ErrUnknown, status: http.StatusNotFound, code: api.CodeManifestUnknown},
 	{err: errTooLarge, status: http.StatusRequestEntityTooLarge, code: api.CodeSignatureInvalid},
 	{err: access.ErrUnauthorized, status: http.StatusUnauthorized, code: api.CodeUnauthorized},

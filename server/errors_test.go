@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/node"
 	"github.com/countersign-dev/countersign/policy"
 	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/server/admission"
@@ -41,6 +42,7 @@ func TestRefusals(t *testing.T) {
 		{signing.ErrNoKey, 400, "UNSUPPORTED", shown},
 		{signing.ErrNoScope, 400, "UNSUPPORTED", shown},
 		{store.ErrCursor, 400, "UNSUPPORTED", shown},
+		{node.ErrNoKey, 409, "UNSUPPORTED", shown},
 		{registry.ErrUnknown, 404, "MANIFEST_UNKNOWN", shown},
 		{errTooLarge, 413, "SIGNATURE_INVALID", shown},
 		{access.ErrUnauthorized, 401, "UNAUTHORIZED", shown},

@@ -26,6 +26,8 @@ const (
 	routeTags        = "tags"
 	routeCoverage    = "coverage"
 	routeNotify      = "notifications"
+	routeKeys        = "keys"
+	routeNodeConfig  = "node-config"
 	routeDebug       = "debug"
 	routeNone        = "none"
 )

@@ -14,12 +14,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/node"
 	"github.com/countersign-dev/countersign/policy"
 	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/server/admission"
 	"github.com/countersign-dev/countersign/server/readthrough"
 	"github.com/countersign-dev/countersign/server/registry"
 	"github.com/countersign-dev/countersign/server/signing"
+	"github.com/countersign-dev/countersign/signature"
 	"github.com/countersign-dev/countersign/store"
 )
 
@@ -46,6 +48,10 @@ type Config struct {
 	Release []string
 	// Profiles are the policies that nodes enforce, by name. With one, nobody need name it.
 	Profiles map[string]func() *policy.Policy
+	// Keys are the public keys that the server signs with; nil: none.
+	Keys func() *signature.Keyring
+	// Lookasides are where nodes find signatures that the extension does not serve; nil: nowhere.
+	Lookasides func() []node.Lookaside
 	// DropForeign answers 201 to a signature that clients copied along and that is not admitted,
 	// and records it instead of storing it; by default it is refused (design.md 3, Admission).
 	DropForeign bool
