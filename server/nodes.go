@@ -50,8 +50,8 @@ func (s *Server) nodeConfig(query url.Values) (content []byte, mediaType string,
 		return nil, "", err
 	}
 	options.Profile = profile
-	if s.c.Lookasides != nil {
-		options.Lookasides = s.c.Lookasides()
+	if s.c.NodeLookasides != nil {
+		options.Lookasides = s.c.NodeLookasides()
 	}
 	if s.c.Advertise {
 		options.Hosts = s.c.Hosts

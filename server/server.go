@@ -50,8 +50,8 @@ type Config struct {
 	Profiles map[string]func() *policy.Policy
 	// Keys are the public keys that the server signs with; nil: none.
 	Keys func() *signature.Keyring
-	// Lookasides are where nodes find signatures that the extension does not serve; nil: nowhere.
-	Lookasides func() []node.Lookaside
+	// NodeLookasides are where nodes find signatures that the extension does not serve; nil: nowhere.
+	NodeLookasides func() []node.Lookaside
 	// DropForeign answers 201 to a signature that clients copied along and that is not admitted,
 	// and records it instead of storing it; by default it is refused (design.md 3, Admission).
 	DropForeign bool

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/countersign-dev/countersign/node"
 	"github.com/countersign-dev/countersign/policy"
 	"github.com/countersign-dev/countersign/server"
 	"github.com/countersign-dev/countersign/server/access"
@@ -130,6 +131,7 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 		Notifications: beside.notifications, Release: s.Release, Profiles: profiles,
 		Calendar:    h.calendar.Read,
 		DropForeign: s.Admission.Foreign == "drop", Advertise: s.Advertise, Profiling: s.Profiling,
+		Keys: h.own, NodeLookasides: func() []node.Lookaside { return s.nodeLookasides(h.live["admission"].Policy()) },
 		Log: h.log, Metrics: metrics, Clock: time.Now,
 	})
 	return err

@@ -24,6 +24,7 @@ var mayKnow = map[string][]string{
 	"signature":          {},
 	"signature/signer":   {"signature"},
 	"lookaside":          {"signature", "api"},
+	"node":               {"policy", "signature"},
 	"policy":             {"signature", "api"},
 	"store":              {"api"},
 	"store/disk":         {"store", "api"},
@@ -37,8 +38,8 @@ var mayKnow = map[string][]string{
 	"server/signing":     {"server/admission", "server/registry", "policy", "signature", "store", "api"},
 	"server/calendar":    {"signature", "store", "api"},
 	"server/readthrough": {"server/admission", "lookaside", "signature", "store", "api"},
-	"server":             {"server/readthrough", "server/access", "server/admission", "server/registry", "server/signing", "lookaside", "policy", "signature", "store", "api"},
-	"cmd/countersign":    {"server", "server/readthrough", "server/access", "server/calendar", "server/admission", "server/registry", "server/signing", "lookaside", "policy", "signature", "signature/signer", "store", "store/disk", "store/postgres", "api"},
+	"server":             {"server/readthrough", "server/access", "server/admission", "server/registry", "server/signing", "lookaside", "node", "policy", "signature", "store", "api"},
+	"cmd/countersign":    {"server", "server/readthrough", "server/access", "server/calendar", "server/admission", "server/registry", "server/signing", "lookaside", "node", "policy", "signature", "signature/signer", "store", "store/disk", "store/postgres", "api"},
 	"e2e":                {}, // it knows the binary only
 	"e2e/distribution":   {},
 }
@@ -56,7 +57,7 @@ var onlyIn = map[string][]string{
 	"github.com/prometheus/client_golang":     {"server", "server/readthrough", "server/access", "server/readthrough", "server/signing", "server/calendar", "cmd/countersign"},
 	"github.com/sirupsen/logrus":              {"server/registry"},
 	"go.etcd.io/bbolt":                        {"store/disk"},
-	"go.yaml.in/yaml":                         {"cmd/countersign"},
+	"go.yaml.in/yaml":                         {"cmd/countersign", "node"},
 	"golang.org/x/crypto":                     {"server/access"},
 	"golang.org/x/term":                       {"cmd/countersign"},
 	"golang.org/x/time":                       {"server/access"},

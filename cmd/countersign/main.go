@@ -42,6 +42,7 @@ func commands() []command {
 		{"sign", "have the server sign images", sign},
 		{"coverage", "say which tags nodes would reject, and why", coverage},
 		{"queue", "show what is still to be signed; retry and drop dead tasks", queue},
+		{"node-config", "make the files with which nodes enforce signatures", nodeConfig},
 		{"list", "list signatures, or with -withdrawn what was withdrawn", list},
 		{"withdraw", "stop a signature, a key's signatures or an image for good", withdraw},
 		{"lift", "undo a withdrawal", lift},
@@ -116,7 +117,7 @@ func report(t terminal, name string, err error) int {
 func help(w io.Writer) {
 	fmt.Fprint(w, "Countersign keeps, checks and makes the signatures of container images.\n\nusage: countersign COMMAND [flags]\n\n")
 	for _, c := range commands() {
-		fmt.Fprintf(w, "  %-10s%s\n", c.name, c.summary)
+		fmt.Fprintf(w, "  %-13s%s\n", c.name, c.summary)
 	}
 	fmt.Fprint(w, "\ncountersign COMMAND -h tells more. Every flag has a twin in the environment:\n-listen is COUNTERSIGN_LISTEN. A flag wins over the environment, that over the file of -config.\n")
 }

@@ -34,6 +34,7 @@ type settings struct {
 	Admission   admissionBy       `yaml:"admission"`
 	Lookasides  []lookasideAt     `yaml:"lookasides"`
 	Signing     signingBy         `yaml:"signing"`
+	URL         string            `yaml:"url"`    // by which nodes reach this server, for their lookasides; empty: by the first host
 	Nodes       map[string]string `yaml:"nodes"`  // policy files of nodes, by profile
 	Limits      store.Limits      `yaml:"limits"` // of one image
 	TLS         access.TLS        `yaml:"tls"`
@@ -180,7 +181,7 @@ func (s *settings) check() error {
 			return fmt.Errorf("nodes: %q cannot be a profile's name: letters, digits, . _ and - are wanted", profile)
 		}
 	}
-	return errors.Join(s.checkLimits(), s.checkHosts(), s.checkLookasides(), s.Registry.check(), s.TLS.Check(), s.checkAddresses(), s.checkSigning())
+	return errors.Join(s.checkURL(), s.checkLimits(), s.checkHosts(), s.checkLookasides(), s.Registry.check(), s.TLS.Check(), s.checkAddresses(), s.checkSigning())
 }
 
 // profileName keeps what ends up in URLs, logs and metrics plain.
