@@ -162,7 +162,10 @@ var rows = map[string]func(method, host, repository string) []sent{
 	api.VerifyPath: func(_, h, repository string) []sent {
 		return []sent{{api.VerifyPath, `{"reference":"` + h + "/" + repository + "@" + digest + `"}`}}
 	},
-	api.SignaturesPath: listings(api.SignaturesPath),
+	api.KeysPath:        func(_, h, repository string) []sent { return over(h, repository, api.KeysPath, "") },
+	api.KeysPath + "/*": func(_, h, repository string) []sent { return over(h, repository, api.KeysPath+"/00", "") },
+	api.NodeConfigPath:  func(_, h, repository string) []sent { return over(h, repository, api.NodeConfigPath, "") },
+	api.SignaturesPath:  listings(api.SignaturesPath),
 	api.WithdrawalsPath: func(method, h, repository string) []sent {
 		if method != "POST" {
 			return listings(api.WithdrawalsPath)(method, h, repository)
