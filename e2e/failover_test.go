@@ -65,8 +65,9 @@ func TestFailover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	second := standby // they change places
 	t.Cleanup(func() {
-		if err := standby.Stop(); err != nil {
+		if err := second.Stop(); err != nil {
 			t.Error(err)
 		}
 	})
