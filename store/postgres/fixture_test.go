@@ -126,7 +126,7 @@ type wire struct {
 // between starts a wire to the shared cluster and returns how it is reached.
 func between(t *testing.T, database string) (*wire, string) {
 	t.Helper()
-	directory, err := os.MkdirTemp("/tmp", "wire-") // short: a socket's path ends at 108 bytes
+	directory, err := cluster.SocketDir("wire-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +208,7 @@ func bouncer(t *testing.T, database string) string {
 		}
 		t.Skip("SKIPPED: pgbouncer is not installed: apt-get install pgbouncer")
 	}
-	directory, err := os.MkdirTemp("/tmp", "pgb-")
+	directory, err := cluster.SocketDir("pgb-")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -100,8 +100,7 @@ func newCluster(settings []string) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A short path: sockets' end at 108 bytes.
-	directory, err := os.MkdirTemp("/tmp", "pg-")
+	directory, err := SocketDir("pg-")
 	if err != nil {
 		return nil, err
 	}
@@ -118,6 +117,16 @@ func newCluster(settings []string) (*Cluster, error) {
 		return nil, errors.Join(err, os.RemoveAll(directory))
 	}
 	return c, nil
+}
+
+// SocketDir makes a temporary directory, named by a prefix, whose path is short enough for sockets in
+// it: theirs end at 108 bytes. Whoever made it removes it.
+func SocketDir(prefix string) (string, error) {
+	parent := os.TempDir()
+	if len(parent) > 60 {
+		parent = "/tmp"
+	}
+	return os.MkdirTemp(parent, prefix)
 }
 
 func credential(name string) (*syscall.Credential, error) {
