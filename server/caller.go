@@ -46,15 +46,31 @@ func (s *Server) mayAt(r *http.Request, a access.Action, at access.Scope) error 
 	if decides == nil {
 		return errNobody
 	}
-	subject, err := decides.Decide(r.Context(), credentials(r), a, at)
+	c, theirs := credentials(r), s.beside() && decides == s.c.Access
+	if theirs && s.issued(c.Authorization) {
+		c.Authorization = ""
+	}
+	subject, err := decides.Decide(r.Context(), c, a, at)
 	if subject != "" {
 		e.subject = subject
 	}
-	e.lent = err == nil && ours && decides == s.c.Access && s.c.Access != s.c.Own && !access.IsToken(r.Header.Get("Authorization"))
+	e.lent = err == nil && theirs && c.Authorization != ""
 	if err == nil && a != access.Pull && s.c.Writes != nil && counted(r) {
 		err = s.c.Writes.Take(s.payer(r))
 	}
 	return err
+}
+
+// beside says whether the registry is another's, which answers itself who may pull and push there.
+func (s *Server) beside() bool { return s.c.Access != nil && s.c.Access != s.c.Own }
+
+// issued says whether credentials are for this server alone. A registry never sees them: it could use
+// them here. Who sends them is anonymous there.
+func (s *Server) issued(authorization string) bool {
+	if s.c.Issued != nil {
+		return s.c.Issued(authorization)
+	}
+	return access.IsToken(authorization)
 }
 
 // counted says whether a request is one of those that a caller may only do so many of: it makes the

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -40,6 +41,9 @@ type Config struct {
 	// Access says who may pull and push here, Own everything else, and who may push signatures for
 	// other hosts. They are the same where the registry is ours. Both nil: everybody may do all.
 	Access, Own access.Access
+	// Issued says whether an Authorization is for this server alone: no registry beside it sees that.
+	// nil: static tokens are.
+	Issued func(authorization string) bool
 	// Writes bounds what one caller writes, where somebody says who may; nil does not.
 	Writes *access.Limiter
 	// ServePrivate makes the lookaside serve repositories that not everybody may pull, too.
@@ -127,6 +131,9 @@ func (s *Server) serveRegistry(w http.ResponseWriter, r *http.Request) {
 			writeError(w, r, err)
 			return
 		}
+	}
+	if s.beside() && slices.ContainsFunc(r.Header.Values("Authorization"), s.issued) {
+		r.Header.Del("Authorization")
 	}
 	s.c.Registry.ServeHTTP(w, r)
 }

@@ -9,6 +9,7 @@ import (
 // A gate is who may do what: who may pull and push, everything else, and how much of it.
 type gate struct {
 	access, own access.Access // both nil: everybody may do everything
+	issued      func(authorization string) bool
 	writes      *access.Limiter
 }
 
@@ -30,7 +31,7 @@ func (h *house) openAccess(s settings, registrys access.Access) (gate, error) {
 			return gate{}, err
 		}
 		h.files, rate = append(h.files, own.Files()...), s.Access.Writes
-		if g.own = own; g.access == nil {
+		if g.own, g.issued = own, own.Issued; g.access == nil {
 			g.access = own
 		}
 	}

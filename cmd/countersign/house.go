@@ -126,7 +126,7 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 		return err
 	}
 	h.server, err = server.New(server.Config{
-		Hosts: s.Hosts, Registry: beside.Registry, Access: who.access, Own: who.own, Writes: who.writes,
+		Hosts: s.Hosts, Registry: beside.Registry, Access: who.access, Own: who.own, Issued: who.issued, Writes: who.writes,
 		ServePrivate: s.Lookaside.Private == "serve", Lookasides: lookasides, Store: h.store, Door: door, Signing: h.signing, Limits: s.Limits,
 		Notifications: beside.notifications, Release: s.Release, Profiles: profiles,
 		Calendar:    h.calendar.Read,

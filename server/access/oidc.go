@@ -77,17 +77,16 @@ func looksLikeJWT(secret string) bool {
 	return strings.HasPrefix(secret, "ey") && strings.Count(secret, ".") == 2
 }
 
-// claimedIssuer is who a token says it is from. Nothing is verified yet.
-func claimedIssuer(token string) (string, error) {
-	var c jwt.Claims
+// claimed is what a token says of itself: who it is from, and for. Nothing is verified yet.
+func claimed(token string) (c jwt.Claims, err error) {
 	t, err := jwt.ParseSigned(token, asymmetric())
 	if err == nil {
 		err = t.UnsafeClaimsWithoutVerification(&c)
 	}
 	if err != nil {
-		return "", badLogin(fmt.Sprintf("the token does not read, or is not signed by one of %v", asymmetric()))
+		return c, badLogin(fmt.Sprintf("the token does not read, or is not signed by one of %v", asymmetric()))
 	}
-	return c.Issuer, nil
+	return c, nil
 }
 
 // verify returns the subject of a token: oidc:NAME:SUBJECT. Its errors are a badLogin, or wrap

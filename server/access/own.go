@@ -206,16 +206,34 @@ func (o *Own) failed(address string, err error) error {
 }
 
 func (o *Own) byIssuer(ctx context.Context, token string) (string, error) {
-	claimed, err := claimedIssuer(token)
+	claims, err := claimed(token)
 	if err != nil {
 		return "", err
 	}
 	for _, i := range o.issuers {
-		if i.Issuer.Issuer == claimed {
+		if i.Issuer.Issuer == claims.Issuer {
 			return i.verify(ctx, token)
 		}
 	}
 	return "", badLogin("the token is from no issuer that is known here")
+}
+
+// Issued reports whether an Authorization has a token that is for this server alone, as Bearer or as a
+// password: a static one, or one that an issuer known here made out to our audience. Whether it is
+// good is another question. Names with passwords are nobody's alone: a registry beside which this
+// server stands may know them, too.
+func (o *Own) Issued(authorization string) bool {
+	if IsToken(authorization) {
+		return true
+	}
+	l, err := parseAuthorization(authorization)
+	if err != nil || !looksLikeJWT(l.secret) {
+		return false
+	}
+	claims, err := claimed(l.secret)
+	return err == nil && slices.ContainsFunc(o.issuers, func(i *issuer) bool {
+		return i.Issuer.Issuer == claims.Issuer && claims.Audience.Contains(i.Audience)
+	})
 }
 
 func (o *Own) byToken(secret string) (string, error) {

@@ -96,8 +96,7 @@ type question struct {
 }
 
 // Decide implements Access. Whoever pushes is named as the registry knows them, with "registry:"
-// in front, if it lets not everybody push there: else nobody has looked at the name. A token of our
-// own is nothing for a registry to see: who sends one is anonymous there.
+// in front, if it lets not everybody push there: else nobody has looked at the name.
 func (r *Registry) Decide(ctx context.Context, c Credentials, a Action, s Scope) (string, error) {
 	if a != Pull && (a != Push || s.Repository == "") {
 		return "", fmt.Errorf("%w: a registry decides who may pull from a repository and push to it, nothing else", ErrForbidden)
@@ -107,9 +106,6 @@ func (r *Registry) Decide(ctx context.Context, c Credentials, a Action, s Scope)
 		if err != nil || reference.Path(named) != s.Repository {
 			return "", fmt.Errorf("%w: %.100q is no repository", ErrForbidden, s.Repository)
 		}
-	}
-	if IsToken(c.Authorization) {
-		c.Authorization = ""
 	}
 	q := question{c.Authorization, a, s.Repository, s.Digest, c.Address}
 	v, err := r.verdict(ctx, q)

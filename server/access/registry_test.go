@@ -175,29 +175,6 @@ func decide(t *testing.T, s *registryStub, c Credentials, a Action, scope Scope)
 	return subject
 }
 
-// A token of ours never gets there, as Bearer or as a password.
-func TestRegistrySeesNoToken(t *testing.T) {
-	t.Parallel()
-	s := besides(t, func(w http.ResponseWriter, r *http.Request) {
-		if a := r.Header.Get("Authorization"); a != "" {
-			t.Errorf("the registry got %q", a)
-		}
-		w.WriteHeader(404)
-		fmt.Fprint(w, `{"errors":[{"code":"MANIFEST_UNKNOWN"},{"code":"BLOB_UPLOAD_UNKNOWN"}]}`)
-	})
-	token, _, err := NewToken("ci", time.Time{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, authorization := range []string{"Bearer " + token, "bearer  " + token, basicAs("ci", token)} {
-		for _, a := range []Action{Pull, Push} {
-			if subject := decide(t, s, Credentials{Authorization: authorization}, a, Scope{Host: "h", Repository: "a"}); subject != Anonymous {
-				t.Errorf("%s with %.10s: subject %q, want %q", a, authorization, subject, Anonymous)
-			}
-		}
-	}
-}
-
 // No name of a repository leads out of it.
 func TestRegistryPaths(t *testing.T) {
 	t.Parallel()
