@@ -141,8 +141,8 @@ func TestTrust(t *testing.T) {
 	write(t, policy, before)
 }
 
-// TestRevoke ends the server's key: the server starts, serves what there is, signs nothing, and says
-// so. Stock gpg sees the revocation.
+// TestRevoke ends the server's key while it runs: it serves what there is, signs nothing from then on,
+// and says so, as it does when it is started again. Stock gpg sees the revocation.
 func TestRevoke(t *testing.T) {
 	t.Parallel()
 	need(t, "gpg", "skopeo")
@@ -151,7 +151,6 @@ func TestRevoke(t *testing.T) {
 	s.push(t, i, "ns/app", "v1")
 	signed := "server " + s.address + "/ns/app:v1"
 	s.wantSigned(t, "ns/app", i.digest(), signed)
-	s.stop(t)
 	private := filepath.Join(s.data, "keys", "server.key")
 	fingerprint := inspectKey(t, s.serverKey()).fingerprint
 	out := runs(t, "keys", "revoke", "-reason", "compromised", private)
@@ -168,6 +167,15 @@ func TestRevoke(t *testing.T) {
 	if out := refusal(t, "signer", "-key", private, "-socket", filepath.Join(s.data, "s")); !strings.Contains(out, "revoked") {
 		t.Errorf("a signer starts with a revoked key: %s", out)
 	}
+	fails(t, "503")(newNode(t).copyTo(t, newImage("revoked while it runs").layout(t, "v3"), s.address+"/ns/app:v3"))
+	if log := s.stderr.String(); !strings.Contains(log, "a key was read again, and signs nothing") || !strings.Contains(log, "it is revoked") {
+		t.Errorf("the log does not warn about a key that was revoked:\n%s", tail(log, 5000))
+	}
+	s.explains(t, 1, []string{s.address + "/ns/app:v1"}) // nodes with the revoked public part
+	eventually(t, "the metric of the revoked key", func() bool {
+		return strings.Contains(ask(t, s.debug, "GET", "/metrics", "").want(t, 200).body, `countersign_key_usable{fingerprint="`+fingerprint+`",use="own"} 0`)
+	})
+	s.stop(t)
 	again := s.again(t)
 	if log := again.stderr.String(); !strings.Contains(log, "a key signs nothing") || !strings.Contains(log, "it is revoked") {
 		t.Errorf("the log does not warn about a revoked key:\n%s", log)

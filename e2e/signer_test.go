@@ -150,6 +150,23 @@ func TestSigner(t *testing.T) {
 			t.Errorf("metrics: no %s of one or more", sample)
 		}
 	}
+
+	// Its key is revoked where the signer has it. Neither is started again; the server asks the signer
+	// nothing any more, so that it is told to look.
+	k.as(t, "keys", "revoke", "-reason", "compromised", "release.key")
+	fails(t, "503")(push("revoked"))
+	if err := k.command.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	for _, log := range []*output{s.stderr, k.log} {
+		if _, err := log.await(s.gone, regexp.MustCompile(`a key was read again, and signs nothing.*it is revoked`)); err != nil {
+			t.Errorf("the log does not say that the key is revoked: %v\n%s", err, tail(log.String(), 3000))
+		}
+	}
+	published := read(t, filepath.Join(s.data, "keys", "release.asc"))
+	if shown := string(gpg(t, []byte(published), "--with-colons", "--show-keys")); !strings.Contains(shown, "pub:r:") {
+		t.Errorf("what is published is not revoked:\n%s", shown)
+	}
 }
 
 // TestSignerLies gives the server another key's signer: nothing of what it makes is stored.

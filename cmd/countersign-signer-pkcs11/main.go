@@ -107,15 +107,11 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	public, err := os.ReadFile(f.public)
-	if err != nil {
-		return fmt.Errorf("%w\nhint: -certify makes it", err)
-	}
-	s, err := signature.NewTokenSigner(public, token, time.Now)
-	if err != nil {
-		return fmt.Errorf("%s: %w", f.public, err)
-	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	s, err := f.follow(token, log)
+	if err != nil {
+		return err
+	}
 	listener, err := signer.Listen(place, log)
 	if err != nil {
 		return err
@@ -123,6 +119,27 @@ func run(ctx context.Context, args []string) error {
 	defer listener.Close()
 	log.Info("signing", "socket", f.socket, "key", s.Key().Keys()[0].Fingerprint, "token", f.token, "scope", f.scopes)
 	return signer.NewServer(s, scope.Allows, log).Serve(ctx, listener)
+}
+
+// follow looks at the public key before each signature: one that was revoked there signs nothing.
+func (f *flags) follow(token signature.Token, log *slog.Logger) (*signer.Followed, error) {
+	return signer.Follow(signer.File{
+		Name: f.key, Log: log,
+		Read: func() ([]byte, error) {
+			public, err := os.ReadFile(f.public)
+			if errors.Is(err, fs.ErrNotExist) {
+				err = fmt.Errorf("%w\nhint: -certify makes it", err)
+			}
+			return public, err
+		},
+		Open: func(public []byte) (signature.Signer, error) {
+			s, err := signature.NewTokenSigner(public, token, time.Now)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", f.public, err)
+			}
+			return s, nil
+		},
+	}, time.Now)
 }
 
 // open logs in to the token and finds the key pair.

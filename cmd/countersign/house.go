@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -38,10 +39,13 @@ type house struct {
 	signer   *signature.FileSigner       // the key that the server made itself; nil: it has others, or none
 	signing  *signing.Signing
 	calendar *calendar.Calendar
-	made     bool // the key was made just now
-	live     map[string]*admission.Live
-	files    []access.File // of access and TLS
-	tls      *tls.Config   // nil: none
+	// ownPolicy is the one profile there is without nodes: what the server's keys, as they are now,
+	// signed for its hosts. nil: there are nodes.
+	ownPolicy atomic.Pointer[policy.Policy]
+	made      bool // the key was made just now
+	live      map[string]*admission.Live
+	files     []access.File // of access, TLS and keys
+	tls       *tls.Config   // nil: none
 }
 
 // A keptStore is open until it is closed.
@@ -114,7 +118,6 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
-	h.watch(ctx, metrics)
 	if err := h.openLedger(ctx, s, metrics); err != nil {
 		return err
 	}
@@ -125,6 +128,7 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
+	h.watch(ctx, metrics)
 	h.server, err = server.New(server.Config{
 		Hosts: s.Hosts, Registry: beside.Registry, Access: who.access, Own: who.own, Issued: who.issued, Writes: who.writes,
 		ServePrivate: s.Lookaside.Private == "serve", Lookasides: lookasides, Store: h.store, Door: door, Signing: h.signing, Limits: s.Limits,
@@ -182,8 +186,8 @@ func (h *house) profiles(s settings) (map[string]func() *policy.Policy, error) {
 		profiles[name], h.live["nodes/"+name] = live.Policy, live
 	}
 	if len(profiles) == 0 {
-		own := policy.Trust(s.Hosts, h.own())
-		profiles["default"] = func() *policy.Policy { return own }
+		h.ownPolicy.Store(policy.Trust(s.Hosts, h.own()))
+		profiles["default"] = h.ownPolicy.Load
 	}
 	return profiles, nil
 }
@@ -203,7 +207,7 @@ func (h *house) watch(ctx context.Context, metrics prometheus.Registerer) {
 	}
 	for _, file := range h.files {
 		metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "countersign_file_current", Help: "1 while files of access or TLS read; 0 while they do not, and what they said before is in force.",
+			Name: "countersign_file_current", Help: "1 while files of access, TLS or a key read; 0 while they do not, and what they said before is in force.",
 			ConstLabels: prometheus.Labels{"file": file.Name},
 		}, func() float64 {
 			if file.Err() != nil {
@@ -212,6 +216,18 @@ func (h *house) watch(ctx context.Context, metrics prometheus.Registerer) {
 			return 1
 		}))
 	}
+	onHangup(ctx, func() {
+		for _, live := range h.live {
+			live.Reload()
+		}
+		for _, file := range h.files {
+			file.Reload()
+		}
+	})
+}
+
+// onHangup does something at each SIGHUP until ctx ends.
+func onHangup(ctx context.Context, do func()) {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	go func() {
@@ -219,12 +235,7 @@ func (h *house) watch(ctx context.Context, metrics prometheus.Registerer) {
 		for {
 			select {
 			case <-hangup:
-				for _, live := range h.live {
-					live.Reload()
-				}
-				for _, file := range h.files {
-					file.Reload()
-				}
+				do()
 			case <-ctx.Done():
 				return
 			}

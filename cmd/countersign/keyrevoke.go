@@ -11,9 +11,9 @@ import (
 	"github.com/countersign-dev/countersign/signature"
 )
 
-const revokeText = `End a key for good: its private FILE, and its public part beside it, get a revocation. A server that is
-started with it signs nothing with it, and nodes that are given the public part refuse what it signed,
-also before. Keys in a token or in gpg are revoked with gpg --edit-key and revkey, or the certificate
+const revokeText = `End a key for good: its private FILE, and its public part beside it, get a revocation. A server, or a
+signer, that has the key signs nothing with it from then on, and nodes that are given the public part
+refuse what it signed, also before. Keys in a token or in gpg are revoked with gpg --edit-key and revkey, or the certificate
 that gpg made with the key; the signing.keys.NAME.public file then gets the revoked public part.`
 
 // revokeKey is "countersign keys revoke".
@@ -79,10 +79,10 @@ func sameKey(file, fingerprint string) error {
 const revokedText = `Key %[1]s is revoked: %[2]s. Its public part, with the revocation, is in %[3]s.
 
 What to do next, in this order:
- 1. Where nothing signs in its place yet, make a key: countersign keys generate NEW.key. Put it into
-    signing.keys beside the old one, and let signing.rules name it.
- 2. Start the server and its signers again. From then on nothing is signed with %[4]s, and
-    the log and countersign keys say so.
+ 1. A server or signer that has %[4]s here signs nothing with it from now on: the log and
+    countersign keys say so. One that has a copy, also of the public part alone, wants this one.
+ 2. Where nothing signs in its place yet, make a key: countersign keys generate NEW.key. Put it into
+    signing.keys beside the old one, let signing.rules name it, and start the server again.
  3. Give nodes the new key as well: countersign node-config, or keys export. They need both until the end of 4.
  4. Sign again what the old key signed: countersign resign -from %[1]s -to NEW.
  5. Give nodes the new key alone, or the revoked public part: from then on they refuse what only the old

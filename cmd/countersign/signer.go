@@ -18,7 +18,8 @@ nobody who gets into the server gets the key. The server names the socket and th
       release: {socket: /run/countersign-signer/release.sock, public: /etc/countersign/release.asc}
 
 Only claims are signed (doc/signer.md), only for -scope, and the log says which. The kernel tells
-who asks: root, this user, and those of -user.`
+who asks: root, this user, and those of -user. The key file is looked at before each signature: one that
+was revoked there signs nothing any more.`
 
 // serveSigner is "countersign signer".
 func serveSigner(ctx context.Context, t terminal, args []string) error {
@@ -43,14 +44,15 @@ func serveSigner(ctx context.Context, t terminal, args []string) error {
 	if *key == "" {
 		return usageError{fmt.Errorf("-key is missing; countersign keys generate makes one")}
 	}
-	s, err := openKey(*key, *passphrase, time.Now)
+	log := logger(t.stderr)
+	s, err := followKey(signer.File{Name: *key, Log: log}, *key, *passphrase, time.Now)
 	if err != nil {
 		return err
 	}
 	if err := s.Key().MaySign(time.Now()); err != nil {
 		return err
 	}
-	log := logger(t.stderr)
+	onHangup(ctx, s.Reload)
 	listener, err := signer.Listen(place, log)
 	if err != nil {
 		return err
@@ -60,27 +62,28 @@ func serveSigner(ctx context.Context, t terminal, args []string) error {
 	return signer.NewServer(s, allowed.Allows, log).Serve(ctx, listener)
 }
 
-// openKey reads a key file, and its passphrase from another if there is one. The process is made
-// one that cannot be dumped first.
-func openKey(file, passphraseFile string, clock func() time.Time) (*signature.FileSigner, error) {
+// followKey opens a key file, with its passphrase from another if there is one, and looks at it again
+// before each signature. The process is made one that cannot be dumped first.
+func followKey(f signer.File, file, passphraseFile string, clock func() time.Time) (*signer.Followed, error) {
 	if err := keepSecret(); err != nil {
 		return nil, err
 	}
-	private, err := keyFile{private: file}.read()
-	if err != nil {
-		return nil, err
-	}
-	var passphrase []byte
-	if passphraseFile != "" {
-		if passphrase, err = readPassphrase(passphraseFile); err != nil {
-			return nil, err
+	f.Read = keyFile{private: file}.read
+	f.Open = func(private []byte) (signature.Signer, error) {
+		var passphrase []byte
+		if passphraseFile != "" {
+			var err error
+			if passphrase, err = readPassphrase(passphraseFile); err != nil {
+				return nil, err
+			}
 		}
+		s, err := signature.NewFileSigner(private, passphrase, clock)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		return s, nil
 	}
-	s, err := signature.NewFileSigner(private, passphrase, clock)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return s, nil
+	return signer.Follow(f, clock)
 }
 
 // readPassphrase reads one without the line end of its file.

@@ -13,6 +13,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/countersign-dev/countersign/policy"
+	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/signature"
 	"github.com/countersign-dev/countersign/signature/signer"
 )
@@ -60,7 +62,7 @@ const ownKey = "server"
 // openKeys opens the keys that the settings name, or else the server's own.
 func (h *house) openKeys(ctx context.Context, s settings) (err error) {
 	if len(s.Signing.Keys) > 0 {
-		if h.keys, err = openKeys(s, time.Now); err != nil {
+		if err := h.openNamed(s); err != nil {
 			return err
 		}
 		for name, k := range h.keys {
@@ -84,7 +86,11 @@ func (h *house) openKeys(ctx context.Context, s settings) (err error) {
 		h.log.Warn("nothing is signed: there are signatures, and the key in keys/server.key is gone; bring it back from a backup", "data", s.Data)
 		return nil
 	}
-	h.keys[ownKey] = h.signer
+	followed, err := followKey(h.keyFile(s, ownKey), keyIn(s.Data).private, "", time.Now)
+	if err != nil {
+		return err
+	}
+	h.addKey(ownKey, followed)
 	if err := h.signer.Key().ReadableBy(s.Admission.Clients); err != nil {
 		return err
 	}
@@ -137,47 +143,69 @@ func (h *house) contained(s settings, metrics prometheus.Registerer) (map[string
 	return keys, nil
 }
 
-// openKeys publishes the public parts beside where a key of the server's own would be, whether a
+// openNamed publishes the public parts beside where a key of the server's own would be, whether a
 // rule names them or not: what they signed once is still served.
-func openKeys(s settings, clock func() time.Time) (map[string]signature.Signer, error) {
-	keys := map[string]signature.Signer{}
+func (h *house) openNamed(s settings) error {
+	h.keys = map[string]signature.Signer{}
 	for name, at := range s.Signing.Keys {
-		opened, err := at.open(clock)
+		opened, err := at.open(h.keyFile(s, name), time.Now)
 		if err != nil {
-			return nil, fmt.Errorf("signing.keys.%s: %w", name, err)
+			return fmt.Errorf("signing.keys.%s: %w", name, err)
 		}
-		for other, has := range keys {
+		for other, has := range h.keys {
 			if shared := signature.Shared(opened.Key(), has.Key()); len(shared) > 0 {
-				return nil, fmt.Errorf("signing.keys: %s and %s are the same key, %s", name, other, shared[0])
+				return fmt.Errorf("signing.keys: %s and %s are the same key, %s", name, other, shared[0])
 			}
 		}
-		keys[name] = opened
-		published := keyFile{public: filepath.Join(s.Data, "keys", name+".asc")}
-		if err := published.publish(opened.Key().Armored()); err != nil {
-			return nil, err
+		h.addKey(name, opened)
+		if err := h.publish(s, name); err != nil {
+			return err
 		}
 	}
-	return keys, nil
+	return nil
+}
+
+// addKey has the metric and SIGHUP look at the key's file, too.
+func (h *house) addKey(name string, k *signer.Followed) {
+	h.keys[name] = k
+	h.files = append(h.files, access.File{Name: "key/" + name, Err: k.Err, Reload: k.Reload})
+}
+
+// keyFile says what follows from a key that has changed: nodes get it as it is now, what nodes would
+// say is judged by it, and the calendar has it.
+func (h *house) keyFile(s settings, name string) signer.File {
+	return signer.File{Name: name, Log: h.log, Tell: func() error {
+		if h.ownPolicy.Load() != nil {
+			h.ownPolicy.Store(policy.Trust(s.Hosts, h.own()))
+		}
+		h.calendar.Again()
+		return h.publish(s, name)
+	}}
+}
+
+func (h *house) publish(s settings, name string) error {
+	published := keyFile{public: filepath.Join(s.Data, "keys", name+".asc")}
+	return published.publish(h.keys[name].Key().Armored())
 }
 
 // open opens a key where it is. What is not in a file need not be there yet.
-func (at keyAt) open(clock func() time.Time) (signature.Signer, error) {
+func (at keyAt) open(f signer.File, clock func() time.Time) (*signer.Followed, error) {
 	if at.File != "" {
-		return openKey(at.File, at.PassphraseFile, clock)
+		return followKey(f, at.File, at.PassphraseFile, clock)
 	}
-	content, err := os.ReadFile(at.Public)
-	if err != nil {
-		return nil, err
+	f.Read = func() ([]byte, error) { return os.ReadFile(at.Public) }
+	f.Open = func(content []byte) (signature.Signer, error) {
+		public, err := signature.ReadKeyring(content)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", at.Public, err)
+		}
+		switch {
+		case at.Socket != "":
+			return signer.NewSocket(at.Socket, public)
+		case at.GPG != "":
+			return signer.NewGPG(at.GPG, public)
+		}
+		return signer.NewRetired(public)
 	}
-	public, err := signature.ReadKeyring(content)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", at.Public, err)
-	}
-	switch {
-	case at.Socket != "":
-		return signer.NewSocket(at.Socket, public)
-	case at.GPG != "":
-		return signer.NewGPG(at.GPG, public)
-	}
-	return signer.NewRetired(public)
+	return signer.Follow(f, clock)
 }

@@ -42,6 +42,7 @@ type Calendar struct {
 	ends   *prometheus.GaugeVec
 	usable *prometheus.GaugeVec
 	refs   *prometheus.GaugeVec
+	again  chan struct{}
 
 	mu     sync.Mutex
 	warned map[string]time.Duration // the last warning of each key, by its fingerprint
@@ -57,6 +58,7 @@ func New(c Config) (*Calendar, error) {
 		ends:   gauge("countersign_key_end_timestamp_seconds", "When a key stops verifying, in Unix time: the server's, and those that end within 90 days."),
 		usable: gauge("countersign_key_usable", "1 while a key verifies; 0 since it is expired or revoked."),
 		refs:   gauge("countersign_key_references", "References that nodes accept by this key alone, of those keys that end."),
+		again:  make(chan struct{}, 1),
 		warned: map[string]time.Duration{},
 	}
 	for _, m := range []prometheus.Collector{cal.ends, cal.usable, cal.refs} {
@@ -77,9 +79,18 @@ func (c *Calendar) Watch(ctx context.Context) {
 		}
 		select {
 		case <-ticker.C:
+		case <-c.again:
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// Again has Watch look before its hour is over: a key has changed.
+func (c *Calendar) Again() {
+	select {
+	case c.again <- struct{}{}:
+	default:
 	}
 }
 
@@ -146,7 +157,10 @@ func (c *Calendar) warn(k api.CalendarKey, now time.Time) {
 	}
 	c.warned[k.Fingerprint] = stage
 	hint := "extend it with gpg --quick-set-expire and trust it again, or have its images signed by another"
-	if k.Own {
+	switch {
+	case k.Own && k.Spent == "revoked":
+		hint = "let another key sign in its place and countersign resign -from " + k.Fingerprint
+	case k.Own:
 		hint = "extend it, or let another key sign beside it and countersign resign -from " + k.Fingerprint
 	}
 	attributes := []any{"key", k.Fingerprint, "userID", k.UserID, "own", k.Own, "references", k.References, "alone", k.Alone, "hint", hint}
