@@ -196,7 +196,7 @@ func TestSoftHSM(t *testing.T) {
 	if err := s.Check(t.Context()); err != nil {
 		t.Error(err)
 	}
-	contained := signer.Contain(s, patience, time.Now, func(signer.Outcome, time.Duration) {})
+	contained := signer.Contain(s, signer.Bounds{Patience: patience}, time.Now, func(signer.Outcome, time.Duration) {})
 	var group sync.WaitGroup
 	for n := range 20 { // more than it does at a time
 		group.Go(func() {

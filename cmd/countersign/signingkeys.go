@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -131,11 +132,21 @@ func (h *house) contained(s settings, metrics prometheus.Registerer) (map[string
 		return nil, err
 	}
 	keys := map[string]signature.Signer{}
+	// To sign here takes a processor for milliseconds. Half of them are left to those who read.
+	half := max(1, runtime.GOMAXPROCS(0)/2)
+	processors := make(chan struct{}, half)
 	for name, k := range h.keys {
+		bounds := signer.Bounds{Patience: cmp.Or(s.Signing.Keys[name].Timeout, signerTimeout), Room: processors}
+		switch at := s.Signing.Keys[name]; { // one that is elsewhere and hangs is in nobody's way
+		case at.Socket != "":
+			bounds.Room = make(chan struct{}, signer.MaxAtOnce)
+		case at.GPG != "":
+			bounds.Room = make(chan struct{}, half)
+		}
 		for _, outcome := range signer.Outcomes() {
 			requests.WithLabelValues(name, string(outcome)) // zero is a number, too
 		}
-		keys[name] = signer.Contain(k, cmp.Or(s.Signing.Keys[name].Timeout, signerTimeout), time.Now, func(o signer.Outcome, took time.Duration) {
+		keys[name] = signer.Contain(k, bounds, time.Now, func(o signer.Outcome, took time.Duration) {
 			requests.WithLabelValues(name, string(o)).Inc()
 			duration.WithLabelValues(name).Observe(took.Seconds())
 		})

@@ -60,7 +60,7 @@ func TestSigners(t *testing.T) {
 // judged shows one signature to all clients.
 func judged(t *testing.T, s signature.Signer, public, stranger []byte) {
 	t.Helper()
-	contained := signers.Contain(s, time.Minute, time.Now, func(signers.Outcome, time.Duration) {})
+	contained := signers.Contain(s, signers.Bounds{Patience: time.Minute}, time.Now, func(signers.Outcome, time.Duration) {})
 	blob, err := contained.Sign(t.Context(), signature.Claim{
 		Reference: app + ":v1", Digest: digest.FromBytes(imageManifest()), Creator: "countersign", Timestamp: time.Now(),
 	})

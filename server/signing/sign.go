@@ -134,14 +134,8 @@ func because(j job, r readiness) string {
 	return reason + ", because of " + strings.Join(names, ", ")
 }
 
-// make asks the signer, when the pool has room, and lets its answer through the door.
+// make asks the signer, and lets its answer through the door.
 func (s *Signing) make(ctx context.Context, j job, st step) (store.Signature, error) {
-	select {
-	case s.pool <- struct{}{}:
-		defer func() { <-s.pool }()
-	case <-ctx.Done():
-		return store.Signature{}, ctx.Err()
-	}
 	signer := s.c.Keys[j.rule.Key]
 	claim := signature.Claim{Reference: st.ref.String(), Digest: st.image.Digest, Creator: subject, Timestamp: s.c.Clock()}
 	content, err := signer.Sign(ctx, claim)

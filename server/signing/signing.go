@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"slices"
 	"time"
 
@@ -33,7 +32,7 @@ const (
 // A Config is what a Signing signs with, and when.
 type Config struct {
 	Hosts    []string                    // what nodes call this registry; signatures name the first
-	Keys     map[string]signature.Signer // by the name that rules have for them; those no rule names sign nothing
+	Keys     map[string]signature.Signer // by the name that rules have for them; those no rule names sign nothing. Each bounds itself
 	Rules    []Rule
 	Registry registry.Registry
 	Store    store.Store
@@ -58,7 +57,6 @@ type Signing struct {
 	c       Config
 	rules   rules
 	metrics *metrics
-	pool    chan struct{} // what is signed at a time
 	wake    chan struct{} // something is due
 }
 
@@ -72,8 +70,7 @@ func New(c Config) (*Signing, error) {
 	if err != nil {
 		return nil, err
 	}
-	// To sign takes a processor for milliseconds. Half of them are left to those who read.
-	return &Signing{c, all, m, make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), make(chan struct{}, 1)}, nil
+	return &Signing{c, all, m, make(chan struct{}, 1)}, nil
 }
 
 // Pushed signs what is being pushed, before its tag exists: a list's instances first, then the

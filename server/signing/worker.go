@@ -10,6 +10,7 @@ import (
 
 	"github.com/countersign-dev/countersign/server/admission"
 	"github.com/countersign-dev/countersign/server/registry"
+	"github.com/countersign-dev/countersign/signature"
 	"github.com/countersign-dev/countersign/store"
 )
 
@@ -138,7 +139,7 @@ func (s *Signing) after(ctx context.Context, t store.Task, ends *store.Task, cau
 		ends.State, outcome = store.Dead, "dead"
 	case errors.Is(cause, errWaiting), errors.Is(cause, errKind):
 		ends.State, ends.Due, outcome = store.Queued, now.Add(delay(t.Attempts, waiting)), "waiting"
-	case errors.Is(cause, store.ErrUnavailable), errors.Is(cause, registry.ErrUnavailable), t.Attempts < attempts:
+	case errors.Is(cause, store.ErrUnavailable), errors.Is(cause, registry.ErrUnavailable), errors.Is(cause, signature.ErrSigner), t.Attempts < attempts:
 		// An outage buries nothing: it ends, and then there is all of this to do.
 		ends.State, ends.Due = store.Queued, now.Add(delay(t.Attempts, farthest))
 	default:

@@ -1,11 +1,11 @@
 package signing_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -220,15 +220,42 @@ func TestDeadLetter(t *testing.T) {
 	}
 }
 
+// A signer that is away ends nothing, however long: what is queued is signed when it is back.
+func TestSignerAwayEndsNothing(t *testing.T) {
+	t.Parallel()
+	absent := &switched{Signer: server(), cause: fmt.Errorf("%w: there is no signer", signature.ErrSigner)}
+	absent.broken.Store(true)
+	w := newWorldOf(t, 100, map[string]signature.Signer{"server": absent}, everything(signing.OnUpload))
+	image := w.mustPush(t, "ns/app", "v1", w.manifest(t, "ns/app", "x"))
+	w.mustUpload(t, "alice", image, v1)
+	synctest.Test(t, func(t *testing.T) {
+		w.restart(t, everything(signing.OnUpload)...) // its channels belong to this clock
+		w.due(t)
+		ctx, stop := context.WithCancel(t.Context())
+		var working sync.WaitGroup
+		working.Go(func() { w.signing.Run(ctx) })
+		<-time.After(6 * time.Hour)
+		if left := w.tasks(t); len(left) != 1 || left[0].State != store.Queued || left[0].Attempts < 20 || !strings.Contains(left[0].Problem, "no signer") {
+			t.Errorf("after six hours there is %+v, want a queued task of 20 attempts or more", left)
+		}
+		absent.broken.Store(false)
+		<-time.After(10 * time.Minute)
+		stop()
+		working.Wait()
+	})
+	w.want(t, image, v1)
+}
+
 // A switched signer works, or does not.
 type switched struct {
 	signature.Signer
 	broken atomic.Bool
+	cause  error
 }
 
 func (s *switched) Sign(ctx context.Context, c signature.Claim) ([]byte, error) {
 	if s.broken.Load() {
-		return nil, errors.New("the token was pulled out")
+		return nil, cmp.Or(s.cause, errors.New("the token was pulled out"))
 	}
 	return s.Signer.Sign(ctx, c)
 }
@@ -331,41 +358,6 @@ func TestPushDoesNotWaitForAGate(t *testing.T) {
 			t.Errorf("the push is answered %d after %v, want 201 at once", status, time.Since(began))
 		}
 	})
-}
-
-// Of many pushes at once, half of the processors sign.
-func TestPoolIsBounded(t *testing.T) {
-	t.Parallel()
-	counting := &counted{Signer: server()}
-	w := newWorldOf(t, 100, map[string]signature.Signer{"server": counting}, everything(signing.OnPush))
-	var all sync.WaitGroup
-	for n := range 40 {
-		m := w.manifest(t, "ns/app", fmt.Sprint(n))
-		all.Go(func() {
-			if status := w.push(t, "ns/app", fmt.Sprintf("v%d", n), m); status != http.StatusCreated {
-				t.Errorf("push %d: %d", n, status)
-			}
-		})
-	}
-	all.Wait()
-	w.idle(t)
-	if most := int(counting.most.Load()); most > max(1, runtime.GOMAXPROCS(0)/2) || counting.all.Load() != 40 {
-		t.Errorf("%d signatures, %d at a time, with %d processors", counting.all.Load(), most, runtime.GOMAXPROCS(0))
-	}
-}
-
-type counted struct {
-	signature.Signer
-	now, most, all atomic.Int32
-}
-
-func (c *counted) Sign(ctx context.Context, claim signature.Claim) ([]byte, error) {
-	n := c.now.Add(1)
-	defer c.now.Add(-1)
-	c.all.Add(1)
-	for most := c.most.Load(); n > most && !c.most.CompareAndSwap(most, n); most = c.most.Load() {
-	}
-	return c.Signer.Sign(ctx, claim)
 }
 
 // A tag that comes and goes: each image keeps its signature for the delay after the tag has left it,

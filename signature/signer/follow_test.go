@@ -111,7 +111,7 @@ func TestFollowedIsRevokedElsewhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := signer.Contain(followed, long, clock, o.observe)
+	s := signer.Contain(followed, signer.Bounds{Patience: long}, clock, o.observe)
 	if _, err := s.Sign(t.Context(), claim); err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestFollowedStaysInForce(t *testing.T) {
 func TestFollowedTogether(t *testing.T) {
 	t.Parallel()
 	k := follow(t, privateKey(t, "plain"))
-	s := signer.Contain(k.Followed, long, clock, func(signer.Outcome, time.Duration) {})
+	s := signer.Contain(k.Followed, signer.Bounds{Patience: long}, clock, func(signer.Outcome, time.Duration) {})
 	ended := revoked(t, "plain")
 	var done atomic.Bool
 	var all sync.WaitGroup

@@ -65,7 +65,7 @@ func TestGPG(t *testing.T) {
 		t.Errorf("Check: %v", err)
 	}
 	o := &observer{}
-	content, err := signer.Contain(g, long, time.Now, o.observe).Sign(t.Context(), claim)
+	content, err := signer.Contain(g, signer.Bounds{Patience: long}, time.Now, o.observe).Sign(t.Context(), claim)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestGPGLacks(t *testing.T) {
 		t.Error("Check of a key that gpg lacks says it is there")
 	}
 	o := &observer{}
-	if _, err := signer.Contain(g, long, clock, o.observe).Sign(t.Context(), claim); !errors.Is(err, signature.ErrSigner) || !strings.Contains(err.Error(), home) {
+	if _, err := signer.Contain(g, signer.Bounds{Patience: long}, clock, o.observe).Sign(t.Context(), claim); !errors.Is(err, signature.ErrSigner) || !strings.Contains(err.Error(), home) {
 		t.Errorf("%v, want ErrSigner that names the home", err)
 	}
 
@@ -114,7 +114,7 @@ func TestGPGLacks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := signer.Contain(locked, long, clock, o.observe).Sign(t.Context(), claim); !errors.Is(err, signature.ErrSigner) || !strings.Contains(err.Error(), "signing failed") {
+	if _, err := signer.Contain(locked, signer.Bounds{Patience: long}, clock, o.observe).Sign(t.Context(), claim); !errors.Is(err, signature.ErrSigner) || !strings.Contains(err.Error(), "signing failed") {
 		t.Errorf("without its passphrase: %v, want ErrSigner and what gpg says", err)
 	}
 }
@@ -156,7 +156,7 @@ func TestGPGMisbehaves(t *testing.T) {
 			if test.outcome == signer.Late {
 				patience = 100 * time.Millisecond
 			}
-			if _, err := signer.Contain(g, patience, clock, o.observe).Sign(t.Context(), claim); !errors.Is(err, signature.ErrSigner) {
+			if _, err := signer.Contain(g, signer.Bounds{Patience: patience}, clock, o.observe).Sign(t.Context(), claim); !errors.Is(err, signature.ErrSigner) {
 				t.Errorf("%v, want ErrSigner", err)
 			}
 			if len(o.outcomes) != 1 || o.outcomes[0] != test.outcome {

@@ -15,8 +15,8 @@ import (
 	"github.com/countersign-dev/countersign/signature"
 )
 
-// maxAtOnce is how many signatures one socket makes, or asks for, at a time.
-const maxAtOnce = 16
+// MaxAtOnce is how many signatures one socket makes, or asks for, at a time.
+const MaxAtOnce = 16
 
 // A Server lets other processes sign with a key that they cannot read.
 type Server struct {
@@ -28,7 +28,7 @@ type Server struct {
 
 // NewServer serves a signer. allowed says why a reference is not to be signed.
 func NewServer(s signature.Signer, allowed func(reference string) error, log *slog.Logger) *Server {
-	return &Server{s, allowed, log, make(chan struct{}, maxAtOnce)}
+	return &Server{s, allowed, log, make(chan struct{}, MaxAtOnce)}
 }
 
 // Serve answers until ctx ends, then lets what is being signed end.

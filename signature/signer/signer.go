@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/countersign-dev/countersign/signature"
@@ -25,19 +26,29 @@ const (
 // Outcomes returns all there are.
 func Outcomes() []Outcome { return []Outcome{Signed, Failed, Late, Rejected} }
 
-// A Contained is a signer that nobody depends on: it is asked for a bounded time, only while its
-// key is good, and what it returns is verified.
-type Contained struct {
-	signature.Signer
-	patience time.Duration
-	clock    func() time.Time
-	observe  func(Outcome, time.Duration)
+// Bounds are of what a signer is asked.
+type Bounds struct {
+	Patience time.Duration // for one answer
+	// Room is for as many requests as there are at a time; signers may share it. nil: any number.
+	Room chan struct{}
 }
 
-// Contain bounds each request to a signer by patience. observe is told what became of each that the
-// caller has not given up.
-func Contain(s signature.Signer, patience time.Duration, clock func() time.Time, observe func(Outcome, time.Duration)) *Contained {
-	return &Contained{s, patience, clock, observe}
+// A Contained is a signer that nobody depends on: it is asked for a bounded time, only while its
+// key is good, and what it returns is verified. One that did not answer in time is asked by one caller
+// at a time until it does; the others are told at once, so that nobody waits in a row behind it.
+type Contained struct {
+	signature.Signer
+	bounds  Bounds
+	clock   func() time.Time
+	observe func(Outcome, time.Duration)
+	late    atomic.Bool // the last time
+	probe   chan struct{}
+}
+
+// Contain bounds each request to a signer. observe is told what became of each that the caller has not
+// given up.
+func Contain(s signature.Signer, b Bounds, clock func() time.Time, observe func(Outcome, time.Duration)) *Contained {
+	return &Contained{Signer: s, bounds: b, clock: clock, observe: observe, probe: make(chan struct{}, 1)}
 }
 
 // Sign returns a signature that verifies with the key and claims exactly what was asked for. Its
@@ -47,7 +58,37 @@ func (c *Contained) Sign(ctx context.Context, claim signature.Claim) ([]byte, er
 		c.observe(Failed, 0)
 		return nil, err
 	}
-	within, cancel := context.WithTimeout(ctx, c.patience)
+	probing := c.late.Load()
+	if probing {
+		select {
+		case c.probe <- struct{}{}:
+			defer func() { <-c.probe }()
+		default:
+			return nil, c.known()
+		}
+	}
+	if c.bounds.Room != nil {
+		select {
+		case c.bounds.Room <- struct{}{}:
+			defer func() { <-c.bounds.Room }()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if !probing && c.late.Load() { // since others who had room have found out
+		return nil, c.known()
+	}
+	return c.ask(ctx, claim)
+}
+
+// known is of a signer of which others have found out already that it does not answer.
+func (c *Contained) known() error {
+	c.observe(Late, 0)
+	return c.wrong("its signer did not answer the last time within %v, and is being asked again", c.bounds.Patience)
+}
+
+func (c *Contained) ask(ctx context.Context, claim signature.Claim) ([]byte, error) {
+	within, cancel := context.WithTimeout(ctx, c.bounds.Patience)
 	defer cancel()
 	began := time.Now()
 	content, err := c.Signer.Sign(within, claim)
@@ -56,8 +97,12 @@ func (c *Contained) Sign(ctx context.Context, claim signature.Claim) ([]byte, er
 	case err != nil && ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err != nil && within.Err() != nil:
+		c.late.Store(true)
 		c.observe(Late, took)
-		return nil, c.wrong("its signer did not answer within %v", c.patience)
+		return nil, c.wrong("its signer did not answer within %v", c.bounds.Patience)
+	}
+	c.late.Store(false)
+	switch {
 	case errors.Is(err, signature.ErrSigner):
 		c.observe(Failed, took)
 		return nil, err

@@ -128,7 +128,7 @@ func TestSocket(t *testing.T) {
 		t.Errorf("Check for another key: %v, want an error that says which is wanted", err)
 	}
 	o := &observer{}
-	contained := signer.Contain(s, long, clock, o.observe)
+	contained := signer.Contain(s, signer.Bounds{Patience: long}, clock, o.observe)
 	content, err := contained.Sign(t.Context(), claim)
 	if err != nil {
 		t.Fatal(err)
@@ -273,7 +273,7 @@ func TestContained(t *testing.T) {
 			if test.outcome == signer.Late {
 				patience = 50 * time.Millisecond
 			}
-			content, err := signer.Contain(socket(t, path, key.Key()), patience, clock, o.observe).Sign(t.Context(), claim)
+			content, err := signer.Contain(socket(t, path, key.Key()), signer.Bounds{Patience: patience}, clock, o.observe).Sign(t.Context(), claim)
 			if content != nil || !errors.Is(err, signature.ErrSigner) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), key.Key().Keys()[0].Fingerprint) {
 				t.Errorf("%d bytes, %v; want nothing, ErrSigner, the key and %q", len(content), err, test.want)
 			}
@@ -293,7 +293,7 @@ func TestGivenUp(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	o := &observer{}
-	if _, err := signer.Contain(held(t, "plain"), long, clock, o.observe).Sign(ctx, claim); !errors.Is(err, context.Canceled) || errors.Is(err, signature.ErrSigner) {
+	if _, err := signer.Contain(held(t, "plain"), signer.Bounds{Patience: long}, clock, o.observe).Sign(ctx, claim); !errors.Is(err, context.Canceled) || errors.Is(err, signature.ErrSigner) {
 		t.Errorf("%v, want context.Canceled and not ErrSigner", err)
 	}
 	if len(o.outcomes) != 0 {
@@ -309,10 +309,10 @@ func TestExpired(t *testing.T) {
 	s := socket(t, path, key.Key())
 	later := func() time.Time { return now.AddDate(30, 0, 0) }
 	o := &observer{}
-	if _, err := signer.Contain(s, long, later, o.observe).Sign(t.Context(), claim); !errors.Is(err, signature.ErrSigner) || !strings.Contains(err.Error(), "expired") {
+	if _, err := signer.Contain(s, signer.Bounds{Patience: long}, later, o.observe).Sign(t.Context(), claim); !errors.Is(err, signature.ErrSigner) || !strings.Contains(err.Error(), "expired") {
 		t.Errorf("%v, want ErrSigner that says expired", err)
 	}
-	if _, err := signer.Contain(s, long, clock, o.observe).Sign(t.Context(), claim); err != nil {
+	if _, err := signer.Contain(s, signer.Bounds{Patience: long}, clock, o.observe).Sign(t.Context(), claim); err != nil {
 		t.Errorf("before its end: %v", err)
 	}
 }

@@ -49,7 +49,7 @@ func NewSocket(path string, key *signature.Keyring) (*Socket, error) {
 	}
 	return &Socket{path: path, key: key, client: &http.Client{
 		Transport: &http.Transport{
-			DialContext: dial, DisableCompression: true, MaxConnsPerHost: maxAtOnce, MaxIdleConnsPerHost: maxAtOnce,
+			DialContext: dial, DisableCompression: true, MaxConnsPerHost: MaxAtOnce, MaxIdleConnsPerHost: MaxAtOnce,
 			IdleConnTimeout: idle / 2, MaxResponseHeaderBytes: maxProblem,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
