@@ -22,7 +22,7 @@ import (
 	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/server/admission"
 	"github.com/countersign-dev/countersign/server/calendar"
-	"github.com/countersign-dev/countersign/server/registry"
+	"github.com/countersign-dev/countersign/server/retention"
 	"github.com/countersign-dev/countersign/server/signing"
 	"github.com/countersign-dev/countersign/signature"
 	"github.com/countersign-dev/countersign/store"
@@ -32,7 +32,8 @@ import (
 type house struct {
 	log      *slog.Logger
 	store    keptStore
-	ledger   *server.Ledger // nil: withdrawals are in the store only
+	ledger   *server.Ledger       // nil: withdrawals are in the store only
+	retained *retention.Retention // nil: what is deleted keeps its signatures
 	registry io.Closer
 	server   *server.Server
 	keys     map[string]signature.Signer // what the server signs with, by name; none: nothing is signed
@@ -93,16 +94,14 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 		return err
 	}
 	// The registry tells the signing of pushes, and the signing asks the registry what a tag is.
-	beside, err := h.openRegistry(ctx, s, metrics, watchers{
-		pushed: func(ctx context.Context, p registry.Push) error { return h.signing.Pushed(ctx, p) },
-		tagged: func(ctx context.Context, p registry.Push) error { return h.signing.Tagged(ctx, p) },
-		// Signatures stay when an image is deleted: pushed again, it has them again.
-		deleted: func(context.Context, registry.Delete) error { return nil },
-	})
+	beside, err := h.openRegistry(ctx, s, metrics, h.watchers())
 	if err != nil {
 		return err
 	}
 	c.Registry = beside.Registry
+	if c.Others, err = h.openRetention(s, beside.Registry, metrics); err != nil {
+		return err
+	}
 	if h.signing, err = signing.New(c); err != nil {
 		return err
 	}

@@ -28,6 +28,8 @@ var mayKnow = map[string][]string{
 	"policy":             {"signature", "api"},
 	"store":              {"api"},
 	"store/disk":         {"store", "api"},
+	"store/transfer":     {"store", "api"},
+	"server/retention":   {"server/registry", "store", "api"},
 	"store/storetest":    {"store", "api"},
 	"store/postgres":     {"migrations", "store", "api"},
 	"migrations":         {},
@@ -39,7 +41,7 @@ var mayKnow = map[string][]string{
 	"server/calendar":    {"signature", "store", "api"},
 	"server/readthrough": {"server/admission", "lookaside", "signature", "store", "api"},
 	"server":             {"server/readthrough", "server/access", "server/admission", "server/registry", "server/signing", "lookaside", "node", "policy", "signature", "store", "api"},
-	"cmd/countersign":    {"server", "server/readthrough", "server/access", "server/calendar", "server/admission", "server/registry", "server/signing", "lookaside", "node", "policy", "signature", "signature/signer", "store", "store/disk", "store/postgres", "api"},
+	"cmd/countersign":    {"server", "server/readthrough", "server/access", "server/calendar", "server/admission", "server/registry", "server/signing", "lookaside", "node", "policy", "signature", "signature/signer", "store", "store/disk", "store/postgres", "store/transfer", "server/retention", "api"},
 	"e2e":                {}, // it knows the binary only
 	"e2e/distribution":   {},
 }

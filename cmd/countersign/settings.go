@@ -40,7 +40,8 @@ type settings struct {
 	TLS         access.TLS        `yaml:"tls"`
 	Access      *access.Settings  `yaml:"access"` // nil: the registry's own answer, or everybody may do everything
 	Lookaside   lookasideBy       `yaml:"lookaside"`
-	Release     []string          `yaml:"release"`     // repositories whose signatures OpenShift reads by digest alone
+	Release     []string          `yaml:"release"` // repositories whose signatures OpenShift reads by digest alone
+	Retention   retentionOf       `yaml:"retention"`
 	Withdrawals string            `yaml:"withdrawals"` // file that keeps withdrawals outside of the store; empty: none
 
 	SignOn    []signing.Trigger `yaml:"-"` // nil: nobody said, and defaultTriggers hold where there are no rules
@@ -76,6 +77,7 @@ func defaults() settings {
 		Data: "countersign-data", Listen: "127.0.0.1:5000", DebugListen: "127.0.0.1:5080",
 		Advertise: true, Limits: store.DefaultLimits(), Store: defaultStore(),
 		Lookaside: lookasideBy{Private: "hide"},
+		Retention: retentionOf{Deleted: "keep"},
 		Admission: admissionBy{Clients: signature.AllClients, Foreign: "refuse"},
 	}
 }
@@ -170,6 +172,9 @@ func (s *settings) check() error {
 		return fmt.Errorf("admission.clients is %q; it can be all or recent", s.Admission.Clients)
 	case s.Admission.Foreign != "refuse" && s.Admission.Foreign != "drop":
 		return fmt.Errorf("admission.foreign is %q; it can be refuse or drop", s.Admission.Foreign)
+	}
+	if err := s.Retention.check(); err != nil {
+		return err
 	}
 	for _, repository := range s.Release {
 		if named, err := reference.ParseNormalizedNamed("localhost/" + repository); err != nil || reference.Path(named) != repository {

@@ -41,6 +41,8 @@ type Config struct {
 	Clock    func() time.Time
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer
+	// Others do tasks of other kinds, each ending its task with ends, which a nil error says it has.
+	Others map[string]func(ctx context.Context, t store.Task, ends *store.Task) error
 }
 
 // own is the public part of all keys.

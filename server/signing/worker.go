@@ -73,7 +73,11 @@ func (s *Signing) attempt(ctx context.Context, t store.Task) {
 	case KindResign:
 		err = s.resignTask(ctx, t, ends)
 	default:
-		err = fmt.Errorf("%w %q", errKind, t.Kind)
+		if do, ok := s.c.Others[t.Kind]; ok {
+			err = do(ctx, t, ends)
+		} else {
+			err = fmt.Errorf("%w %q", errKind, t.Kind)
+		}
 	}
 	if err == nil {
 		s.metrics.attempts.WithLabelValues("done").Inc()
