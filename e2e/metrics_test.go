@@ -132,13 +132,17 @@ func TestMetrics(t *testing.T) {
 	withdrawals := filepath.Join(t.TempDir(), "withdrawals") // of which the store has nothing
 	write(t, withdrawals, fmt.Sprintf(`{"image":{"host":"registry.example.test","repository":"app","digest":%q},`+
 		`"withdrawn":[{"id":"x","scope":"image","reason":"x","subject":"x","time":"2026-01-01T00:00:00Z"}],"cursor":""}`+"\n", digestOf(nil)))
-	other := trusting(t, "-sign-on", "upload", "-config", config(t, "admission: {foreign: drop}\nwithdrawals: "+withdrawals+"\n"))
+	other := trusting(t, "-sign-on", "upload", "-config", config(t, "admission: {foreign: drop}\nretention: {deleted: drop, after: 2s}\nwithdrawals: "+withdrawals+"\n"))
 	i, reference := newImage("other settings"), other.address+"/ns/app:v1"
 	other.push(t, i, "ns/app", "v1")
 	for _, person := range []string{"alice", "bob"} { // bob's is dropped
 		other.upload(t, "ns/app", i.digest(), sign(t, person, reference, i.digest())).want(t, 201)
 	}
 	other.wantSigned(t, "ns/app", i.digest(), "alice "+reference, "server "+reference)
+	other.deletes(t, "ns/app", i.digest())
+	other.tag(t, i, "ns/app", "v1") // which cancels that its signatures are dropped
+	other.deletes(t, "ns/app", i.digest())
+	eventually(t, "what was deleted is dropped", func() bool { return len(other.signatures(t, "ns/app", i.digest())) == 0 })
 	beside := besideWithLookasides(t, s)
 
 	all, names := s.scrape(t)
