@@ -1,5 +1,5 @@
 // Package transfer copies everything from one store into another: signatures in their order,
-// withdrawals, tasks and the audit trail. Nobody else may use either meanwhile.
+// withdrawals, tasks and the audit trail; times to the microsecond. Nobody else may use either meanwhile.
 package transfer
 
 import (
@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"time"
 
 	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/store"
@@ -224,7 +225,7 @@ func sameSet(a, b store.Set) bool {
 	}
 	for i := range a.Signatures {
 		x, y := a.Signatures[i], b.Signatures[i]
-		if !x.Signed.Equal(y.Signed) || !x.Added.Equal(y.Added) {
+		if !sameTime(x.Signed, y.Signed) || !sameTime(x.Added, y.Added) {
 			return false
 		}
 		x.Signed, x.Added = y.Signed, y.Added // the same instant in another zone
@@ -234,7 +235,7 @@ func sameSet(a, b store.Set) bool {
 	}
 	for i := range a.Withdrawn {
 		x, y := a.Withdrawn[i], b.Withdrawn[i]
-		if !x.Time.Equal(y.Time) {
+		if !sameTime(x.Time, y.Time) {
 			return false
 		}
 		if x.Time = y.Time; x != y {
@@ -244,8 +245,13 @@ func sameSet(a, b store.Set) bool {
 	return true
 }
 
+// sameTime looks no closer than a database does, to the microsecond.
+func sameTime(a, b time.Time) bool {
+	return a.Truncate(time.Microsecond).Equal(b.Truncate(time.Microsecond))
+}
+
 func sameRecord(a, b store.Record) bool {
-	if !a.Time.Equal(b.Time) || len(a.Names) != len(b.Names) {
+	if !sameTime(a.Time, b.Time) || len(a.Names) != len(b.Names) {
 		return false
 	}
 	a.Time = b.Time
