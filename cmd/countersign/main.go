@@ -49,6 +49,7 @@ func commands() []command {
 		{"audit", "show who did what", audit},
 		{"import", "bring in what a lookaside has, through the door", importLookaside},
 		{"export", "write what is served as a tree of files", export},
+		{"move", "copy everything from one store into another", move},
 		{"fsck", "check everything that is stored, and mend it", fsck},
 		{"keys", "make, trust, adopt and revoke keys", keys},
 		{"token", "make a token that callers log in with", makeToken},
