@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -98,7 +99,8 @@ func openStored(ctx context.Context, s settings, log *slog.Logger, damaged func(
 	return s.openStore(ctx, log, damaged)
 }
 
-// knownKeys are those whose signatures the server keeps.
+// knownKeys are those whose signatures the server keeps: of uploaders, and its own, whose public
+// parts lie beside its data.
 func (h *house) knownKeys(s settings) (*signature.Keyring, error) {
 	var rings []*signature.Keyring
 	if _, err := h.door(s); err != nil {
@@ -107,11 +109,18 @@ func (h *house) knownKeys(s settings) (*signature.Keyring, error) {
 	if p := h.live["admission"].Policy(); p != nil {
 		rings = append(rings, p.Keyring())
 	}
-	public, err := os.ReadFile(keyIn(s.Data).public)
-	if err == nil {
+	published, err := filepath.Glob(filepath.Join(s.Data, "keys", "*.asc"))
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range published {
+		public, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
 		own, err := signature.ReadKeyring(public)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", keyIn(s.Data).public, err)
+			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		rings = append(rings, own)
 	}

@@ -56,7 +56,7 @@ var onlyIn = map[string][]string{
 	"github.com/golang-migrate/migrate":       {"store/postgres"},
 	"github.com/jackc/pgx":                    {"store/postgres"},
 	"github.com/maypok86/otter":               {"store/postgres"},
-	"github.com/prometheus/client_golang":     {"server", "server/readthrough", "server/access", "server/readthrough", "server/signing", "server/calendar", "cmd/countersign"},
+	"github.com/prometheus/client_golang":     {"server", "server/readthrough", "server/access", "server/readthrough", "server/signing", "server/calendar", "server/retention", "cmd/countersign"},
 	"github.com/sirupsen/logrus":              {"server/registry"},
 	"go.etcd.io/bbolt":                        {"store/disk"},
 	"go.yaml.in/yaml":                         {"cmd/countersign", "node"},
