@@ -31,6 +31,13 @@ func (r *Remote) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	ctx := WithAuthorization(req.Context(), req.Header.Get("Authorization"))
+	if _, _, ok := manifestPath(req.URL.Path); ok && (req.Method == http.MethodPut || req.Method == http.MethodDelete) {
+		// The registry may have done it when the client leaves, and then it must not go unseen. That
+		// it ends is up to the registry, which has so long, and to the watchers.
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(context.WithoutCancel(ctx))
+		defer cancel()
+	}
 	if req.Method == http.MethodPut {
 		push, err := receive(w, req)
 		if err != nil {
@@ -177,7 +184,7 @@ func (r *Remote) failed(w http.ResponseWriter, req *http.Request, err error) {
 		return
 	}
 	level := slog.LevelWarn
-	if req.Context().Err() != nil {
+	if errors.Is(err, context.Canceled) {
 		level = slog.LevelDebug // the client is who left
 	}
 	r.c.Log.Log(req.Context(), level, "the registry did not answer", "method", req.Method, "path", req.URL.Path, "error", err)
