@@ -136,6 +136,13 @@ func (s *settings) load(file string) error {
 	if err != nil {
 		return err
 	}
+	var written yaml.Node
+	if err := yaml.Unmarshal(content, &written); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	if err := full(&written, ""); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
 	d := yaml.NewDecoder(bytes.NewReader(content))
 	d.KnownFields(true)
 	if err := d.Decode(s); err != nil && err != io.EOF {
@@ -143,6 +150,34 @@ func (s *settings) load(file string) error {
 	}
 	if d.Decode(new(yaml.Node)) != io.EOF {
 		return fmt.Errorf("%s: a second document follows; settings are one", file)
+	}
+	return nil
+}
+
+// full refuses a field with nothing behind it: what stood there was lost, or made a comment, and the
+// default in its place, as no access at all, is nothing that anybody has asked for.
+func full(n *yaml.Node, at string) error {
+	for i, child := range n.Content {
+		name := at
+		switch n.Kind {
+		case yaml.MappingNode:
+			if i%2 == 0 {
+				continue
+			}
+			name = strings.TrimPrefix(at+"."+n.Content[i-1].Value, ".")
+			if child.Kind == yaml.ScalarNode && child.Tag == "!!null" {
+				hint := "leave it out, or say what it is"
+				if name == "access" {
+					hint += "; access: {} lets nobody do anything"
+				}
+				return fmt.Errorf("line %d: %s has nothing in it\nhint: %s", n.Content[i-1].Line, name, hint)
+			}
+		case yaml.SequenceNode:
+			name = fmt.Sprintf("%s.%d", at, i)
+		}
+		if err := full(child, name); err != nil {
+			return err
+		}
 	}
 	return nil
 }
