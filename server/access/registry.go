@@ -23,7 +23,7 @@ const (
 	verdictKept = 30 * time.Second // a right that was given or taken counts after that
 	maxVerdicts = 1 << 14
 	probeTime   = 5 * time.Second // for all that one question takes
-	maxProbes   = 64              // at a time
+	maxProbes   = 64              // at a time; half of them for one address
 )
 
 // Vouched is the subject of whom the registry lets pull, under a name that it was not asked for.
@@ -53,6 +53,7 @@ type Registry struct {
 	verdicts *lru[[sha256.Size]byte, verdict]
 	flights  singleflight.Group
 	probes   chan struct{}
+	shares   *lru[string, chan struct{}] // of them, by address
 	asked    *prometheus.CounterVec
 }
 
@@ -82,6 +83,7 @@ func NewRegistry(c RegistryConfig) (*Registry, error) {
 		key:      key,
 		verdicts: newLRU[[sha256.Size]byte, verdict](maxVerdicts),
 		probes:   make(chan struct{}, maxProbes),
+		shares:   newLRU[string, chan struct{}](maxLimits),
 		asked:    asked,
 	}, nil
 }

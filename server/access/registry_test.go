@@ -175,6 +175,43 @@ func decide(t *testing.T, s *registryStub, c Credentials, a Action, scope Scope)
 	return subject
 }
 
+// Somebody who makes the registry wait, with as many credentials as they like, leaves others room.
+func TestRegistryHasRoomForOthers(t *testing.T) {
+	t.Parallel()
+	waiting, stop := make(chan struct{}, 2*maxProbes), make(chan struct{})
+	s := besides(t, func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.Header.Get("Authorization"), "Bearer evil") {
+			waiting <- struct{}{}
+			select {
+			case <-stop:
+			case <-r.Context().Done():
+			}
+		}
+	})
+	ctx, leave := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	for n := range 2 * maxProbes {
+		all.Go(func() {
+			c := Credentials{Authorization: fmt.Sprint("Bearer evil", n), Address: fmt.Sprintf("[2001:db8::%x]:%d", n, 1024+n)} // one network
+			if _, err := s.Decide(ctx, c, Pull, Scope{Host: "h", Repository: "a"}); !errors.Is(err, ErrUnavailable) {
+				t.Errorf("evil %d: %v", n, err)
+			}
+		})
+	}
+	for range maxProbes / 2 {
+		<-waiting
+	}
+	if subject := decide(t, s, Credentials{Authorization: "Bearer good", Address: "198.51.100.1:1"}, Pull, Scope{Host: "h", Repository: "a"}); subject != Vouched {
+		t.Errorf("subject %q, want %q", subject, Vouched)
+	}
+	if n := len(waiting); n > 0 {
+		t.Errorf("%d more than half of the questions were one network's", n)
+	}
+	leave()
+	all.Wait()
+	close(stop)
+}
+
 // No name of a repository leads out of it.
 func TestRegistryPaths(t *testing.T) {
 	t.Parallel()

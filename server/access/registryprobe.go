@@ -48,11 +48,15 @@ func (r reply) has(code string) bool {
 
 // probe asks the registry. An error: it does not say.
 func (r *Registry) probe(ctx context.Context, q question) (verdict, error) {
-	select {
-	case r.probes <- struct{}{}:
-		defer func() { <-r.probes }()
-	case <-ctx.Done():
-		return verdict{}, errors.New("too many questions are waiting for the registry")
+	// One who makes it wait, with ever new credentials, leaves the others half of the room.
+	share := r.shares.getOr(Bucket(q.address), func() chan struct{} { return make(chan struct{}, maxProbes/2) })
+	for _, room := range []chan struct{}{share, r.probes} {
+		select {
+		case room <- struct{}{}:
+			defer func() { <-room }()
+		case <-ctx.Done():
+			return verdict{}, errors.New("too many questions are waiting for the registry")
+		}
 	}
 	switch {
 	case q.repository == "":
