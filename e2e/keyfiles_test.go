@@ -262,8 +262,20 @@ func TestExportKeys(t *testing.T) {
 	if got := read(t, filepath.Join(to, "countersign.gpg")); strings.Contains(got, "BEGIN") || strings.Count(listed, "\npub:")+1 < len(all) {
 		t.Errorf("the keyring is not binary, or lacks keys:\n%s", listed)
 	}
+	// A server publishes its own over HTTP, and those that its policies of nodes name.
+	policy := filepath.Join(from, "policy.json")
+	write(t, policy, `{"default":[{"type":"reject"}],"transports":{"docker":{"registry.example.test":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"`+filepath.Join(from, "release.asc")+`"}]}}}`)
+	s := start(t, "-config", config(t, "nodes: {production: "+policy+"}\n"))
+	published := filepath.Join(from, "published")
+	out = runs(t, "keys", "export", "-server", "http://"+s.address, "-o", published)
+	listed = string(gpg(t, []byte(read(t, filepath.Join(published, "countersign.gpg"))), "--with-colons", "--show-keys"))
+	for _, fingerprint := range []string{inspectKey(t, s.serverKey()).fingerprint, all[2]} {
+		if !strings.Contains(listed, fingerprint) || !strings.Contains(out, fingerprint) || inspectKey(t, filepath.Join(published, fingerprint+".asc")).fingerprint != fingerprint {
+			t.Errorf("key %s is missing in what the server publishes:\n%s\n%s", fingerprint, listed, out)
+		}
+	}
 	for name, args := range map[string][]string{
-		"private key": {"-o", to, filepath.Join(from, "release.key")}, "-o is missing": {together}, "no public key": {"-o", to, "-data", from},
+		"private key": {"-o", to, filepath.Join(from, "release.key")}, "-o is missing": {together}, "no public key": {"-o", to, "-data", from}, "127.0.0.1:1": {"-o", to, "-server", "http://127.0.0.1:1"},
 	} {
 		if out := refusal(t, append([]string{"keys", "export"}, args...)...); !strings.Contains(out, name) {
 			t.Errorf("want a sentence with %q: %s", name, out)
