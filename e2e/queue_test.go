@@ -1,0 +1,93 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// TestReplicasQueue has two servers on one database work off one queue. What one had taken when it
+// was killed the other finishes, and nothing is done twice.
+func TestReplicasQueue(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg")
+	const images = 20
+	d, dir := newDatabase(t), t.TempDir()
+	for _, name := range []string{"old", "next"} {
+		runs(t, "keys", "generate", filepath.Join(dir, name+".key"))
+	}
+	signer := startStuck(t)
+	settings := func(next string) string {
+		return config(t, fmt.Sprintf("signing:\n  keys: {old: {file: %s/old.key}, next: {%s}}\n  rules: [{scope: '', key: old, on: [push]}]\nregistry: {embedded: %[1]s/registry}\n", dir, next))
+	}
+	replica := func(next string) *server {
+		return start(t, "-config", settings(next), "-host", appendHost, "-database-url", d.URL("postgres"))
+	}
+
+	first := replica(fmt.Sprintf("socket: %s, public: %s/next.asc, timeout: 20s", signer.socket, dir))
+	var digests []string
+	for n := range images {
+		i := newImage(fmt.Sprint("replicas queue ", n))
+		first.push(t, i, "ns/app", fmt.Sprintf("v%d", n))
+		digests = append(digests, i.digest())
+	}
+	resigning := command(t.Context(), "resign", "-server", "http://"+first.address, "-from", "old", "-to", "next")
+	if err := resigning.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-signer.asked
+	first.kill(t)
+	_ = resigning.Wait() // its server is gone
+
+	others := []*server{replica("file: " + dir + "/next.key"), replica("file: " + dir + "/next.key")}
+	others[0].cli(t, 0, "resign", "-from", "old", "-to", "next")
+	for _, s := range others {
+		s.idle(t)
+	}
+	want := []string{inspectKey(t, filepath.Join(dir, "old.asc")).fingerprint, inspectKey(t, filepath.Join(dir, "next.asc")).fingerprint}
+	for _, s := range others {
+		for _, digest := range digests {
+			if got := s.signers(t, "ns/app", digest); !slices.Equal(got, want) {
+				t.Errorf("%s is signed by %q, want both keys once", digest, got)
+			}
+		}
+	}
+	made := others[0].signedAgain(t) + others[1].signedAgain(t)
+	if records := strings.Count(others[0].cli(t, 0, "audit", "-json"), `"fingerprint":"`+want[1]+`"`); made != images || records != images {
+		t.Errorf("%d images were signed %d times, and %d records say so", images, made, records)
+	}
+}
+
+// A stuck signer takes what is asked of it and never answers.
+type stuck struct {
+	socket string
+	asked  chan struct{} // closed when the first request is there
+}
+
+func startStuck(t *testing.T) stuck {
+	t.Helper()
+	s := stuck{socket: filepath.Join(t.TempDir(), "s"), asked: make(chan struct{})}
+	listener, err := net.Listen("unix", s.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := sync.OnceFunc(func() { close(s.asked) })
+	server := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			asked()
+		}
+		<-r.Context().Done()
+	})}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.Serve(listener) }) // until it is closed
+	t.Cleanup(func() {
+		_ = server.Close()
+		serving.Wait()
+	})
+	return s
+}
