@@ -119,6 +119,7 @@ func TestMigrate(t *testing.T) {
 	}
 	all.Wait()
 	shows(t, migrate(t, d), "The schema is 1 already.")
+	shows(t, migrate(t, d, "-database-url", "postgres://pool@127.0.0.1:1/nothing", "-direct-url", d.URL("postgres")), "The schema is 1 already.")
 	s := c.on(t, d.URL("postgres"))
 	digest := newImage("migrate").digest()
 	if status, err := c.put(t.Context(), s.address, digest, c.mustSign(t, digest)); err != nil || status != 201 {
