@@ -15,6 +15,7 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/server/bearer"
@@ -26,6 +27,13 @@ var ErrRefused = errors.New("the registry wants other credentials")
 
 // maxManifest is what registries commonly take.
 const maxManifest = 4 << 20
+
+// Bounds of manifests that are being pushed: they are read before the registry has said who may.
+const (
+	maxReceiving    = 128 << 20        // of all, in bytes
+	roomPatience    = 10 * time.Second // for room among them
+	receivePatience = 30 * time.Second // for one to come
+)
 
 // RemoteConfig is what a remote registry needs.
 type RemoteConfig struct {
@@ -64,6 +72,7 @@ type Remote struct {
 	client  bearer.Client
 	proxy   *httputil.ReverseProxy
 	watched *watched
+	room    *semaphore.Weighted // for manifests that are being pushed, in bytes
 }
 
 // NewRemote returns a registry that is not asked anything yet.
@@ -84,6 +93,7 @@ func NewRemote(c RemoteConfig) (*Remote, error) {
 	transport := patient{c.Transport, c.Patience}
 	r := &Remote{
 		c:       c,
+		room:    semaphore.NewWeighted(maxReceiving),
 		client:  bearer.Client{Transport: transport, Registry: c.URL, Host: c.Host, Realms: c.Realms},
 		watched: &watched{pushed: e.Pushed, tagged: e.Tagged, deleted: e.Deleted, refusal: e.Refusal, log: e.Log},
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/distribution/distribution/v3/registry/api/errcode"
 	"github.com/opencontainers/go-digest"
@@ -39,7 +40,8 @@ func (r *Remote) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		defer cancel()
 	}
 	if req.Method == http.MethodPut {
-		push, err := receive(w, req)
+		push, leave, err := r.receive(w, req)
+		defer leave()
 		if err != nil {
 			serveError(w, err)
 			return
@@ -63,13 +65,35 @@ type pushKey struct{}
 
 // receive returns the manifest that a request would push, read whole and put back; nil if it
 // pushes none, or one of a kind that has no signatures. Content that could be read as another
-// kind of manifest than it comes as goes no further, as with an embedded registry.
-func receive(w http.ResponseWriter, r *http.Request) (*Push, error) {
+// kind of manifest than it comes as goes no further, as with an embedded registry. leave gives up
+// its room, when the request is over.
+func (p *Remote) receive(w http.ResponseWriter, r *http.Request) (push *Push, leave func(), err error) {
+	leave = func() {}
 	repository, ref, ok := manifestPath(r.URL.Path)
 	asked, err := parseReference(repository, ref)
 	if !ok || err != nil {
-		return nil, nil // the registry says what is wrong with it
+		return nil, leave, nil // the registry says what is wrong with it
 	}
+	size := int64(maxManifest)
+	if r.ContentLength >= 0 {
+		size = min(size, r.ContentLength)
+	}
+	waiting, cancel := context.WithTimeout(r.Context(), roomPatience)
+	defer cancel()
+	if err := p.room.Acquire(waiting, size); err != nil {
+		return nil, leave, errcode.ErrorCodeTooManyRequests.WithMessage("too many manifests are being pushed: try again")
+	}
+	leave = func() { p.room.Release(size) }
+	push, err = readPush(w, r, repository, ref, asked)
+	return push, leave, err
+}
+
+// readPush reads what is sent for half a minute: who sends slower than that holds memory.
+func readPush(w http.ResponseWriter, r *http.Request, repository, ref string, asked digest.Digest) (*Push, error) {
+	slow := time.AfterFunc(receivePatience, func() {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // a recorder has none
+	})
+	defer slow.Stop()
 	content, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxManifest))
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return nil, errcode.ErrorCodeManifestInvalid.WithMessage("the manifest is larger than 4 MiB")
