@@ -49,6 +49,22 @@ func (n *neighbour) take() []string {
 // besides returns a server beside a registry, whose own settings know these tokens and an issuer.
 func besides(t *testing.T, n *neighbour, tokens string) http.Handler {
 	t.Helper()
+	file := filepath.Join(t.TempDir(), "tokens")
+	if err := os.WriteFile(file, []byte(tokens), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	own, err := access.Open(access.Settings{Tokens: file, OIDC: []access.Issuer{{
+		Name: "ci", Issuer: "https://ci.example.com", Audience: "https://" + host, Identities: []access.Identity{{Claims: map[string]string{"sub": "**"}}},
+	}}}, access.Options{Clock: time.Now, Log: slog.New(slog.DiscardHandler), Hosts: []string{host}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return beside(t, n, func(c *server.Config) { c.Own, c.Issued = own, own.Issued }).Handler()
+}
+
+// beside returns a server beside a registry, without settings of its own but for change.
+func beside(t *testing.T, n *neighbour, change func(*server.Config)) *server.Server {
+	t.Helper()
 	upstream := httptest.NewServer(n)
 	t.Cleanup(upstream.Close)
 	u, err := url.Parse(upstream.URL)
@@ -65,20 +81,57 @@ func besides(t *testing.T, n *neighbour, tokens string) http.Handler {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "tokens")
-	if err := os.WriteFile(file, []byte(tokens), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	own, err := access.Open(access.Settings{Tokens: file, OIDC: []access.Issuer{{
-		Name: "ci", Issuer: "https://ci.example.com", Audience: "https://" + host, Identities: []access.Identity{{Claims: map[string]string{"sub": "**"}}},
-	}}}, access.Options{Clock: time.Now, Log: slog.New(slog.DiscardHandler), Hosts: []string{host}})
-	if err != nil {
-		t.Fatal(err)
-	}
 	srv, _ := serverWith(t, func(c *server.Config) {
-		c.Registry, c.Access, c.Own, c.Issued = remote, who, own, own.Issued
+		c.Registry, c.Access = remote, who
+		change(c)
 	})
-	return srv.Handler()
+	return srv
+}
+
+// Beside a registry that lets everybody do everything, nobody signs, withdraws or administrates while
+// our own settings let nobody. The cases are made from the table of routes.
+func TestNobodyWithoutSettings(t *testing.T) {
+	t.Parallel()
+	n := &neighbour{}
+	srv := beside(t, n, func(*server.Config) {})
+	handler, asked := srv.Handler(), map[string]int{}
+	for _, route := range srv.Routes() {
+		for _, need := range route.Needs {
+			for _, method := range need.Methods {
+				var all []sent
+				for _, h := range []string{host, other} {
+					if need.In != "" && (!theirs(need.In) || h == other && need.In == string(access.Push)) {
+						all = append(all, rows[route.Path](method, h, "ns/app")...)
+					}
+				}
+				if need.Over != "" && need.Over != server.Anybody && !theirs(need.Over) && route.Name != "registry" {
+					all = append(all, rows[route.Path](method, host, "")...)
+				}
+				for _, s := range all {
+					r := httptest.NewRequest(method, "http://"+host+s.path, strings.NewReader(s.body))
+					r.SetBasicAuth("admin", "secret")
+					w := httptest.NewRecorder()
+					handler.ServeHTTP(w, r)
+					if asked[need.In+need.Over]++; w.Code != http.StatusForbidden {
+						t.Errorf("%s %s is answered %d %s, want 403", method, s.path, w.Code, w.Body)
+					}
+				}
+			}
+		}
+	}
+	for _, a := range []access.Action{access.Push, access.Sign, access.Withdraw, access.Admin} {
+		if asked[string(a)] == 0 {
+			t.Errorf("nobody tried to %s: %v", a, asked)
+		}
+	}
+	if sent := n.take(); len(sent) > 0 {
+		t.Errorf("the registry was asked %d times", len(sent))
+	}
+}
+
+// theirs are the actions that a registry decides on, in its own repositories.
+func theirs(action string) bool {
+	return action == string(access.Pull) || action == string(access.Push) || action == server.Anybody
 }
 
 // tokenFor looks like a token of an issuer. Nobody has signed it.
