@@ -55,6 +55,7 @@ func commands() []command {
 		{"token", "make a token that callers log in with", makeToken},
 		{"resign", "sign again with a new key what an old one has signed", resign},
 		{"signer", "sign with a key file for a server that shall not have it", serveSigner},
+		{"health", "say whether the server on this machine answers", health},
 		{"version", "say which version this is", version},
 	}
 }
