@@ -1,4 +1,4 @@
-.PHONY: run build test soak fuzz bench lint
+.PHONY: run build release test soak fuzz bench lint
 
 # What "make run" hands to the server: make run ARGS="-listen 127.0.0.1:5001"
 ARGS =
@@ -7,6 +7,22 @@ GO_TEST = go test -race -timeout 40m
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o countersign ./cmd/countersign
+
+# Static binaries for each architecture in dist/, with checksums and bills of materials. The same
+# commit and the same Go make the same bytes, wherever and whenever; the version is the tag's.
+RELEASE = env CGO_ENABLED=0 GOFLAGS= GOWORK=off GOEXPERIMENT= GOOS=linux GOAMD64=v1 GOARM64=v8.0
+
+ARCHITECTURES = amd64 arm64
+
+release:
+	rm -rf dist
+	mkdir dist
+	@for architecture in $(ARCHITECTURES); do \
+		echo "dist/countersign-linux-$$architecture"; \
+		$(RELEASE) GOARCH=$$architecture go build -buildvcs=auto -trimpath -ldflags='-s -w' -o dist/countersign-linux-$$architecture ./cmd/countersign && \
+		(cd deploy/sbom && go run . ../../dist/countersign-linux-$$architecture >../../dist/countersign-linux-$$architecture.cdx.json) || exit 1; \
+	done
+	cd dist && sha256sum countersign-* >SHA256SUMS
 
 run: build
 	@exec ./countersign serve $(ARGS)

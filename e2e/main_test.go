@@ -10,6 +10,7 @@ import (
 
 // built is what TestMain makes once; the tests only read it.
 var built struct {
+	dir      string // of all this
 	program  string // the binary under test
 	registry string // distribution's registry
 	people   string // GNUPGHOME with the private keys of people; empty where gpg is missing
@@ -33,7 +34,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	built.program = filepath.Join(dir, "countersign")
+	built.dir, built.program = dir, filepath.Join(dir, "countersign")
 	// Without VCS stamps: git refuses a checkout that another user owns.
 	build := exec.Command("go", "build", "-buildvcs=false", raceFlag, "-o", built.program, "../cmd/countersign")
 	if out, err := build.CombinedOutput(); err != nil {
