@@ -71,12 +71,12 @@ func (all samples) sum(name string, labels ...string) float64 {
 	return total
 }
 
-// metricRow is a row of doc/operating.md: a metric, or with a star all of a prefix; its labels; and
-// what it counts.
-var metricRow = regexp.MustCompile("(?m)^\\| `([a-z_]+\\*?)` \\| *([^|]*?) *\\| (.*) \\|$")
+// metricRow is a row of doc/operating.md: a metric, or with a star all of a prefix; its labels; what
+// it counts; and its alerts.
+var metricRow = regexp.MustCompile("(?m)^\\| `([a-z_]+\\*?)` \\| *([^|]*?) *\\| ([^|]*) \\| ([^|]*) \\|$")
 
 // A documented metric has a value of a label for each of those that its text names in backticks.
-type documented struct{ labels, text string }
+type documented struct{ labels, text, alert string }
 
 func documentedMetrics(t testing.TB) map[string]documented {
 	t.Helper()
@@ -87,7 +87,7 @@ func documentedMetrics(t testing.TB) map[string]documented {
 	section, _, _ = strings.Cut(section, "\n## ")
 	rows := map[string]documented{}
 	for _, m := range metricRow.FindAllStringSubmatch(section, -1) {
-		rows[m[1]] = documented{m[2], m[3]}
+		rows[m[1]] = documented{m[2], m[3], m[4]}
 	}
 	if len(rows) == 0 {
 		t.Fatal("doc/operating.md has no metric")
@@ -164,6 +164,7 @@ func TestMetrics(t *testing.T) {
 		}
 		names = append(names, own...)
 	}
+	checkUses(t, names, rows)
 	tests := testNames(t)
 	for name, row := range rows {
 		if test := elsewhere[name]; test != "" && !tests[test] {
