@@ -1,4 +1,4 @@
-.PHONY: run build release test soak fuzz bench lint
+.PHONY: run build release test soak fuzz bench bench-flat bench-go lint
 
 # What "make run" hands to the server: make run ARGS="-listen 127.0.0.1:5001"
 ARGS =
@@ -62,5 +62,17 @@ fuzz:
 		done; \
 	done
 
+# The server beside others, in under fifteen minutes; make bench BENCH=-short in under two.
+BENCH =
 bench:
+	e2e/install
+	go run ./e2e/bench $(BENCH)
+
+# What a store costs as it grows. It wants 35 GB; make bench-flat BENCH="-disk 100000 -database 1000000" much less.
+bench-flat:
+	e2e/install
+	go run ./e2e/bench -flat $(BENCH)
+
+# Go's own benchmarks.
+bench-go:
 	go test -run '^$$' -bench . -benchmem ./...

@@ -1,0 +1,267 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/countersign-dev/countersign/store"
+	"github.com/countersign-dev/countersign/store/postgres/cluster"
+)
+
+// A flatness compares a small store with a large one.
+type flatness struct {
+	*bench
+	kind    string
+	large   int
+	fill    func(ctx context.Context, name string, n int) (where string, at serverAt, err error)
+	bytes   func() (float64, error) // of the large one, as it was filled
+	remote  bool
+	pids    []int // of the database
+	largeAt serverAt
+	largeIn string
+}
+
+func flatDisk(ctx context.Context, b *bench) error {
+	f := &flatness{bench: b, kind: "disk", large: b.Disk}
+	f.fill = func(ctx context.Context, name string, n int) (string, serverAt, error) {
+		where := filepath.Join(b.dir, name, "signatures")
+		return where, serverAt{name: name, flags: []string{"-sign-on", "none"}}, b.fillDisk(ctx, where, n, 1)
+	}
+	f.bytes = func() (float64, error) {
+		info, err := os.Stat(filepath.Join(f.largeIn, "signatures.db"))
+		if err != nil {
+			return 0, err
+		}
+		return float64(info.Size()), nil
+	}
+	return f.measure(ctx)
+}
+
+func flatDatabase(ctx context.Context, b *bench) error {
+	c, pid, err := b.cluster("shared_buffers=2GB", "wal_level=minimal", "max_wal_senders=0", "max_wal_size=8GB")
+	if err != nil {
+		return err
+	}
+	defer c.Stop()
+	f := &flatness{bench: b, kind: "database", large: b.Database, remote: true, pids: []int{pid}}
+	f.fill = func(ctx context.Context, name string, n int) (string, serverAt, error) {
+		d, err := b.newDatabase(ctx, c, pid)
+		if err != nil {
+			return "", serverAt{}, err
+		}
+		return d.url, serverAt{name: name, database: d, flags: []string{"-sign-on", "none"}}, b.fillDatabase(ctx, d, n, 1)
+	}
+	f.bytes = func() (float64, error) { return sizeOf(c, f.largeAt.database.name) }
+	return f.measure(ctx)
+}
+
+func sizeOf(c *cluster.Cluster, name string) (float64, error) {
+	text, err := c.Psql(name, "SELECT pg_database_size(current_database())")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseFloat(text, 64)
+}
+
+func (f *flatness) measure(ctx context.Context) (err error) {
+	f.say("flat: %s of %d signatures", f.kind, f.large)
+	if f.largeIn, f.largeAt, err = f.fill(ctx, "flat-"+f.kind, f.large); err != nil {
+		return err
+	}
+	size, err := f.bytes()
+	if err != nil {
+		return err
+	}
+	f.report.figure("flat", f.kind+": a signature of 900 bytes, all that is kept of it", "bytes", []float64{size / float64(f.large)})
+	if err := f.appends(ctx); err != nil {
+		return err
+	}
+	return f.gets(ctx)
+}
+
+// appends are made by the stores alone, each round on a small one that is new.
+func (f *flatness) appends(ctx context.Context) error {
+	var few, many, fewCPU, manyCPU []float64
+	for round := range f.Rounds {
+		f.say("flat: %s, appends, round %d of %d", f.kind, round+1, f.Rounds)
+		small, at, err := f.fill(ctx, fmt.Sprintf("flat-%s-small-%d", f.kind, round), f.Small)
+		if err != nil {
+			return err
+		}
+		for _, m := range []struct {
+			where    string
+			from     int
+			into, of *[]float64
+		}{{small, f.Small, &few, &fewCPU}, {f.largeIn, f.large + round*f.Uploads, &many, &manyCPU}} {
+			var t tally
+			used, err := spent(f.pids, func() (err error) {
+				t, err = f.as(ctx, serving, "grow", m.where, strconv.FormatBool(f.remote), strconv.Itoa(m.from), strconv.Itoa(f.Uploads))
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			*m.into = append(*m.into, float64(t.Count)/t.Seconds[0])
+			*m.of = append(*m.of, (used+t.CPU)/float64(t.Count)*1e6)
+		}
+		if at.database != nil {
+			err = at.database.cluster.Drop(at.database.name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	name := fmt.Sprintf("%s: appends at %d signatures, of those at %d", f.kind, f.large, f.Small)
+	f.report.atLeast(1/1.2, name, ratios(many, few))
+	f.report.atMost(1.2, "", name+", in CPU", ratios(manyCPU, fewCPU))
+	f.report.figure("flat", fmt.Sprintf("%s: appends at %d", f.kind, f.Small), "a second", few)
+	f.report.figure("flat", fmt.Sprintf("%s: appends at %d", f.kind, f.large), "a second", many)
+	f.report.figure("flat", fmt.Sprintf("%s: an append at %d", f.kind, f.Small), "µs of CPU", fewCPU)
+	f.report.figure("flat", fmt.Sprintf("%s: an append at %d", f.kind, f.large), "µs of CPU", manyCPU)
+	return nil
+}
+
+// gets are hits on as many signatures as there are, at random, or on a hundred thousand of them.
+func (f *flatness) gets(ctx context.Context) error {
+	_, at, err := f.fill(ctx, "flat-"+f.kind+"-small", f.Small)
+	if err != nil {
+		return err
+	}
+	small, err := f.server(ctx, at)
+	if err != nil {
+		return err
+	}
+	defer small.stop()
+	large, err := f.starts(ctx)
+	if err != nil {
+		return err
+	}
+	defer large.stop()
+	paths, err := f.samples()
+	if err != nil {
+		return err
+	}
+	var few, many, memory []float64
+	for round := range f.Rounds + 1 {
+		f.say("flat: %s, reads, round %d of %d", f.kind, round, f.Rounds)
+		s, err := f.wrk(ctx, loading, small.address, paths[0], connections, 0, small.pids()...)
+		if err != nil {
+			return err
+		}
+		l, err := f.wrk(ctx, loading, large.address, paths[1], connections, 0, large.pids()...)
+		if err != nil {
+			return err
+		}
+		m, err := anonymous(large.pid())
+		if err != nil {
+			return err
+		}
+		memory = append(memory, m/(1<<20))
+		if round > 0 { // the first one warms up
+			few, many = append(few, s.rate()), append(many, l.rate())
+		} else {
+			f.report.figure("flat", f.kind+": GETs of a server just started on the large store", "a second", []float64{l.rate()})
+		}
+	}
+	f.report.atLeast(1/1.2, fmt.Sprintf("%s: GET at %d signatures, of that at %d", f.kind, f.large, f.Small), ratios(many, few))
+	f.report.atMost(256, "MiB", f.kind+": anonymous memory of the server, large", memory)
+	f.report.figure("flat", fmt.Sprintf("%s: GETs at %d", f.kind, f.Small), "a second", few)
+	f.report.figure("flat", fmt.Sprintf("%s: GETs at %d", f.kind, f.large), "a second", many)
+	return nil
+}
+
+// starts starts the server on the large store, and again, and says how long that took but for the first time.
+func (f *flatness) starts(ctx context.Context) (s *contestant, err error) {
+	var took []float64
+	for n := range f.Rounds + 1 {
+		if s != nil {
+			s.stop()
+		}
+		began := time.Now()
+		if s, err = f.server(ctx, f.largeAt); err != nil {
+			return nil, err
+		}
+		if err := f.ready(ctx, s); err != nil {
+			s.stop()
+			return nil, err
+		}
+		if n > 0 {
+			took = append(took, time.Since(began).Seconds())
+		}
+	}
+	f.report.atMost(1, "s", f.kind+": from a second start to ready, large", took)
+	return s, nil
+}
+
+// ready waits until the server says that it can serve reads.
+func (f *flatness) ready(ctx context.Context, s *contestant) error {
+	found, err := s.await(ctx, listening)
+	if err != nil {
+		return err
+	}
+	c := client(1)
+	return poll(ctx, func() (bool, error) {
+		status, err := send(ctx, c, http.MethodGet, "http://"+found[2]+"/readyz", nil)
+		return err == nil && status == http.StatusOK, nil
+	})
+}
+
+// samples are files of paths, of the small store and of the large one.
+func (f *flatness) samples() (files [2]string, err error) {
+	for i, n := range []int{f.Small, f.large} {
+		files[i] = filepath.Join(f.dir, fmt.Sprintf("flat-%s-%d.paths", f.kind, i))
+		random := rand.New(rand.NewPCG(1, 2))
+		err = errors.Join(err, writeLines(files[i], min(n, 100_000), func(w io.Writer, _ int) { fmt.Fprintln(w, lookasidePath(random.IntN(n), 1)) }))
+	}
+	return files, err
+}
+
+// performGrow appends signatures of images that are new.
+func performGrow(ctx context.Context, args []string) (tally, error) {
+	from, err := strconv.Atoi(args[2])
+	if err != nil {
+		return tally{}, err
+	}
+	n, err := strconv.Atoi(args[3])
+	if err != nil {
+		return tally{}, err
+	}
+	changes := make([]store.Change, n)
+	for i := range changes {
+		changes[i] = changeOf(from+i, 1)
+	}
+	return appendAll(ctx, args[0], args[1] == "true", changes)
+}
+
+// appendAll makes changes, as many at a time as there are uploaders, and says how long that took.
+func appendAll(ctx context.Context, where string, remote bool, changes []store.Change) (tally, error) {
+	to, closes, err := openStore(ctx, where, remote)
+	if err != nil {
+		return tally{}, err
+	}
+	t, err := measured(func(t *tally) error {
+		group, ctx := errgroup.WithContext(ctx)
+		group.SetLimit(uploaders)
+		began := time.Now()
+		for _, c := range changes {
+			group.Go(func() error {
+				_, err := to.Do(ctx, c)
+				return err
+			})
+		}
+		err := group.Wait()
+		t.Count, t.Seconds = len(changes), []float64{time.Since(began).Seconds()}
+		return err
+	})
+	return t, errors.Join(err, closes())
+}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// machine is what one must know of a machine to compare figures of it.
+func machine(ctx context.Context, dir string) []string {
+	facts := []string{time.Now().UTC().Format("measured on 2006-01-02 at 15:04 UTC")}
+	model := "unknown processor"
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		if m := regexp.MustCompile(`model name\s*: (.*)`).FindSubmatch(info); m != nil {
+			model = string(m[1])
+		}
+	}
+	facts = append(facts, fmt.Sprintf("%d cores of %s; who serves has core %d, who asks core %d", runtime.NumCPU(), model, serving, loading))
+	for _, file := range []string{"/proc/sys/kernel/osrelease", "/proc/loadavg", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"} {
+		if text, err := os.ReadFile(file); err == nil {
+			facts = append(facts, filepath.Base(file)+": "+strings.TrimSpace(string(text)))
+		}
+	}
+	facts = append(facts, runtime.Version())
+	for _, command := range []string{"nginx -v", "wrk -v", "pgbench --version"} {
+		words := strings.Fields(command)
+		out, _ := exec.CommandContext(ctx, words[0], words[1:]...).CombinedOutput() // wrk exits with 1
+		line, _, _ := strings.Cut(string(out), "\n")
+		if line == "" {
+			line = words[0] + ": not installed"
+		}
+		facts = append(facts, line)
+	}
+	if took, err := fsync(dir); err == nil {
+		facts = append(facts, fmt.Sprintf("a write of 4 KiB and its fsync: %.2f ms", took.Seconds()*1e3))
+	}
+	return facts
+}
+
+// fsync is the median of what a durable write takes.
+func fsync(dir string) (time.Duration, error) {
+	f, err := os.CreateTemp(dir, "fsync")
+	if err != nil {
+		return 0, err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	var took []float64
+	for range 50 {
+		began := time.Now()
+		if _, err := f.Write(make([]byte, 4096)); err != nil {
+			return 0, err
+		}
+		if err := f.Sync(); err != nil {
+			return 0, err
+		}
+		took = append(took, time.Since(began).Seconds())
+	}
+	return time.Duration(median(took) * float64(time.Second)), nil
+}
