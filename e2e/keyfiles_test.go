@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -187,6 +188,58 @@ func TestRevoke(t *testing.T) {
 	out = again.cli(t, 0, "keys")
 	if !strings.Contains(out, fingerprint+"  revoked") {
 		t.Errorf("keys does not say that it is revoked:\n%s", out)
+	}
+}
+
+// TestRevokedByRoot has root end, and rename, keys of the server's user, as people do at night: the
+// files stay that user's, or the server could not read them and would go on with what it read before.
+func TestRevokedByRoot(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg", "skopeo")
+	needRoot(t, "to be two users")
+	dir := room(t, nobody)
+	private, link := filepath.Join(dir, "release.key"), filepath.Join(dir, "link.key")
+	c := command(t.Context(), "keys", "generate", "release.key")
+	as(dir, nobody)(c)
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := os.Symlink("release.key", link); err != nil {
+		t.Fatal(err)
+	}
+	s := startAs(t, nobody, "signing: {keys: {release: {file: "+private+"}}}\n")
+	works(t)(newNode(t).copyTo(t, newImage("before").layout(t, "v1"), s.address+"/ns/app:v1"))
+	runs(t, "keys", "revoke", "-reason", "compromised", link)
+	fails(t, "503")(newNode(t).copyTo(t, newImage("behind").layout(t, "v2"), s.address+"/ns/app:v2"))
+	if log := s.stderr.String(); !strings.Contains(log, "a key was read again, and signs nothing") || strings.Contains(log, "a key does not read") {
+		t.Errorf("the server does not say that its key is revoked:\n%s", tail(log, 3000))
+	}
+	if info, err := os.Lstat(link); err != nil || info.Mode().Type() != os.ModeSymlink {
+		t.Errorf("the link is %v, %v", info, err)
+	}
+	wantPrivate(t, private, nobody)
+
+	other := startAs(t, nobody, "")
+	other.stop(t)
+	runs(t, "keys", "adopt", "-data", other.data)
+	wantPrivate(t, filepath.Join(other.data, "keys", "server.key"), nobody)
+
+	// Who cannot leave a file to its owner changes nothing.
+	write(t, filepath.Join(dir, "root.key"), read(t, private))
+	if err := errors.Join(os.Chmod(filepath.Join(dir, "root.key"), 0o640), os.Chown(filepath.Join(dir, "root.key"), 0, nobody)); err != nil {
+		t.Fatal(err)
+	}
+	c = command(t.Context(), "keys", "revoke", "-reason", "retired", "root.key")
+	as(dir, nobody)(c)
+	if out, err := c.CombinedOutput(); err == nil || !strings.Contains(string(out), "run this as root") {
+		t.Errorf("root's key, revoked by another: %v\n%s", err, out)
+	}
+}
+
+func wantPrivate(t *testing.T, path string, user int) {
+	t.Helper()
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 || userOf(t, path) != user {
+		t.Errorf("%s: %v, %v, of user %d; want mode 0600 and user %d", path, info.Mode(), err, userOf(t, path), user)
 	}
 }
 

@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -73,6 +75,11 @@ func TestSigningStarts(t *testing.T) {
 	open, everything := filepath.Join(dir, "open.key"), filepath.Join(dir, "anything.json")
 	write(t, open, read(t, filepath.Join(dir, "staging.key"))) // 0644
 	write(t, everything, `{"default":[{"type":"insecureAcceptAnything"}]}`)
+	pipe, writable := filepath.Join(dir, "pipe"), filepath.Join(dir, "writable.asc")
+	write(t, writable, read(t, filepath.Join(dir, "staging.asc")))
+	if err := errors.Join(syscall.Mkfifo(pipe, 0o600), os.Chmod(writable, 0o666)); err != nil {
+		t.Fatal(err)
+	}
 	own := filepath.Join(dir, "own.json")
 	write(t, own, fmt.Sprintf(`{"default":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"%s/staging.asc"}]}`, dir))
 	twice := gatePolicy(t, "alice", "alice")
@@ -85,6 +92,9 @@ func TestSigningStarts(t *testing.T) {
 		"a key that is missing":        {staging + ", rules: [{scope: '', key: release, on: [push]}]", nil, []string{"signing.rules[0]", `"release"`, "staging"}},
 		"a file that is missing":       {"keys: {staging: {file: " + dir + "/none}}", nil, []string{"signing.keys.staging", "no such file"}},
 		"a file that others may read":  {"keys: {staging: {file: " + open + "}}", nil, []string{open, "chmod 600"}},
+		"a pipe":                       {"keys: {staging: {file: " + pipe + "}}", nil, []string{pipe, "no regular file"}},
+		"a pipe of a public key":       {"keys: {staging: {gpg: " + dir + ", public: " + pipe + "}}", nil, []string{pipe, "no regular file"}},
+		"everybody's public key":       {"keys: {staging: {socket: " + dir + "/s, public: " + writable + "}}", nil, []string{writable, "chmod o-w"}},
 		"no passphrase":                {"keys: {release: {file: " + dir + "/release.key}}", nil, []string{"release.key", "passphrase"}},
 		"another passphrase":           {"keys: {release: {file: " + dir + "/release.key, passphraseFile: " + dir + "/staging.key}}", nil, []string{"passphrase"}},
 		"a public key":                 {"keys: {staging: {file: " + dir + "/staging.asc}}", nil, []string{"staging.asc"}},

@@ -103,7 +103,7 @@ func readKeysOf(t terminal, source string, content []byte) (*signature.Keyring, 
 
 func writeKeys(t terminal, ring *signature.Keyring, directory string) error {
 	all := filepath.Join(directory, keyringName)
-	if err := (keyFile{}).place(all, ring.Binary(), 0o644, os.Rename); err != nil {
+	if err := (keyFile{}).place(all, ring.Binary(), 0o644, rename); err != nil {
 		return err
 	}
 	if err := ring.ReadableBy(signature.AllClients); err != nil {
@@ -111,7 +111,7 @@ func writeKeys(t terminal, ring *signature.Keyring, directory string) error {
 	}
 	for _, k := range ring.Keys() {
 		path := filepath.Join(directory, k.Fingerprint+".asc")
-		if err := (keyFile{}).place(path, ring.Only(k.Fingerprint).Armored(), 0o644, os.Rename); err != nil {
+		if err := (keyFile{}).place(path, ring.Only(k.Fingerprint).Armored(), 0o644, rename); err != nil {
 			return err
 		}
 		fmt.Fprintf(t.stdout, "%s  %s, %q, %s\n", path, k.Algorithm, k.UserID, ends(k))

@@ -37,7 +37,7 @@ func generateKey(_ context.Context, t terminal, args []string) error {
 		return usageError{err}
 	}
 	if *passphrase != "" {
-		if spec.Passphrase, err = readPassphrase(*passphrase); err != nil {
+		if spec.Passphrase, err = readPassphrase(*passphrase, checkPrivate); err != nil {
 			return err
 		}
 	}
@@ -91,8 +91,8 @@ func ends(k signature.Key) string {
 }
 
 // linkNew brings a file to a path that nothing may have.
-func linkNew(temporary, path string) error {
-	err := os.Link(temporary, path)
+func linkNew(temporary *os.File, path string) error {
+	err := os.Link(temporary.Name(), path)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s is there already, and what a key has signed needs that key\nhint: give another FILE, or move it away", path)
 	}

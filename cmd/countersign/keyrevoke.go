@@ -32,13 +32,13 @@ func revokeKey(_ context.Context, t terminal, args []string) error {
 		return err
 	}
 	k := keyFile{private: flags.Arg(0), public: publicBeside(flags.Arg(0))}
-	private, err := k.read()
+	private, err := k.readToChange()
 	if err != nil {
 		return err
 	}
 	var phrase []byte
 	if *passphrase != "" {
-		if phrase, err = readPassphrase(*passphrase); err != nil {
+		if phrase, err = readPassphrase(*passphrase, checkPrivate); err != nil {
 			return err
 		}
 	}

@@ -61,8 +61,11 @@ func adopt(_ context.Context, t terminal, args []string) error {
 	if err := parse(t, flags, args); err != nil {
 		return err
 	}
+	if err := keepSecret(); err != nil {
+		return err
+	}
 	k := keyIn(*data)
-	private, err := k.read()
+	private, err := k.readToChange()
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("there is no key in %s\nhint: name the server's directory with -data, or start the server once", k.private)
 	}

@@ -189,10 +189,15 @@ func (l *login) tls() (*tls.Config, error) {
 	if l.certificate == "" {
 		return config, nil
 	}
-	if err := checkPrivate(l.key); err != nil {
+	key, err := readFile(l.key, checkPrivate)
+	if err != nil {
 		return nil, err
 	}
-	pair, err := tls.LoadX509KeyPair(l.certificate, l.key)
+	certificate, err := os.ReadFile(l.certificate)
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair(certificate, key)
 	config.Certificates = []tls.Certificate{pair}
 	return config, err
 }

@@ -169,10 +169,7 @@ const maxSecret = 64 << 10
 
 // readSecret returns what a file has, without the line's end. It refuses one that others may read.
 func readSecret(file string) (string, error) {
-	if err := checkPrivate(file); err != nil {
-		return "", err
-	}
-	content, err := os.ReadFile(file)
+	content, err := readFile(file, checkPrivate)
 	if err != nil {
 		return "", err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/countersign-dev/countersign/signature"
@@ -73,7 +74,7 @@ func followKey(f signer.File, file, passphraseFile string, clock func() time.Tim
 		var passphrase []byte
 		if passphraseFile != "" {
 			var err error
-			if passphrase, err = readPassphrase(passphraseFile); err != nil {
+			if passphrase, err = readPassphrase(passphraseFile, checkKept); err != nil {
 				return nil, err
 			}
 		}
@@ -87,7 +88,7 @@ func followKey(f signer.File, file, passphraseFile string, clock func() time.Tim
 }
 
 // readPassphrase reads one without the line end of its file.
-func readPassphrase(file string) ([]byte, error) {
-	content, err := keyFile{private: file}.read()
+func readPassphrase(file string, check func(string, fs.FileInfo) error) ([]byte, error) {
+	content, err := readFile(file, check)
 	return bytes.TrimRight(content, "\r\n"), err
 }

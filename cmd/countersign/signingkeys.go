@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -204,7 +203,7 @@ func (at keyAt) open(f signer.File, clock func() time.Time) (*signer.Followed, e
 	if at.File != "" {
 		return followKey(f, at.File, at.PassphraseFile, clock)
 	}
-	f.Read = func() ([]byte, error) { return os.ReadFile(at.Public) }
+	f.Read = func() ([]byte, error) { return readFile(at.Public, checkPublic) }
 	f.Open = func(content []byte) (signature.Signer, error) {
 		public, err := signature.ReadKeyring(content)
 		if err != nil {
