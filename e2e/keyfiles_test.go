@@ -191,6 +191,42 @@ func TestRevoke(t *testing.T) {
 	}
 }
 
+// TestTrustShutsNobodyOut narrows a policy down: who was let in by the default, or a wider scope, still is,
+// and nobody is who was not.
+func TestTrustShutsNobodyOut(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg")
+	dir, port := t.TempDir(), freePorts(t, 1)[0]
+	for _, name := range people {
+		write(t, filepath.Join(dir, name+".asc"), string(built.keys[name]))
+	}
+	policy := filepath.Join(dir, "admission.json")
+	signedBy := func(name string) string {
+		return `{"type":"signedBy","keyType":"GPGKeys","keyPath":"` + filepath.Join(dir, name+".asc") + `"}`
+	}
+	write(t, policy, `{"default":[`+signedBy("alice")+`],"transports":{"docker":{"`+port+`/shut":[`+signedBy("alice")+`,{"type":"reject"}]}}}`)
+	s := start(t, "-listen", port, "-sign-on", "none", "-config", config(t, "admission: {policy: "+policy+"}\n"))
+	i := newImage("shuts nobody out")
+	upload := func(name, repository string) answer {
+		return s.upload(t, repository, i.digest(), sign(t, name, port+"/"+repository+":v1", i.digest()))
+	}
+	carol := filepath.Join(dir, "carol.asc")
+	if out := runs(t, "keys", "trust", carol, "-scope", port+"/ns", "-policy", policy); !strings.Contains(out, "So may those of the default") {
+		t.Errorf("within the default: %s", out)
+	}
+	upload("alice", "ns/app").want(t, 201)
+	upload("carol", "ns/app").want(t, 201)
+	upload("carol", "other/app").refused(t, 403, "DENIED")
+
+	before := read(t, policy)
+	if out := refusal(t, "keys", "trust", carol, "-scope", port+"/shut", "-policy", policy); !strings.Contains(out, "has a reject") || read(t, policy) != before {
+		t.Errorf("a scope that lets nobody in: %s", out)
+	}
+	runs(t, "keys", "trust", carol, "-scope", port+"/shut/app", "-policy", policy)
+	upload("carol", "shut/app").want(t, 201)
+	upload("alice", "shut/app").refused(t, 403, "DENIED")
+}
+
 // TestRevokedByRoot has root end, and rename, keys of the server's user, as people do at night: the
 // files stay that user's, or the server could not read them and would go on with what it read before.
 func TestRevokedByRoot(t *testing.T) {

@@ -125,7 +125,7 @@ func keepKeys(ring *signature.Keyring, directory string) (paths []string, err er
 // A policyFile is containers-policy.json(5) as far as it is written here: requirements stay as
 // somebody wrote them.
 type policyFile struct {
-	Default    json.RawMessage                         `json:"default"`
+	Default    []json.RawMessage                       `json:"default"`
 	Transports map[string]map[string][]json.RawMessage `json:"transports,omitempty"`
 }
 
@@ -139,6 +139,10 @@ func (w *trusting) write(t terminal, ring *signature.Keyring, trusted string) er
 	if err != nil {
 		return err
 	}
+	inherited, err := p.open(w.scope)
+	if err != nil {
+		return fmt.Errorf("%s: %w", w.policy, err)
+	}
 	directory, err := filepath.Abs(filepath.Join(filepath.Dir(w.policy), "admission-keys"))
 	if err != nil {
 		return err
@@ -147,17 +151,7 @@ func (w *trusting) write(t terminal, ring *signature.Keyring, trusted string) er
 	if err != nil {
 		return err
 	}
-	if p.Transports == nil {
-		p.Transports = map[string]map[string][]json.RawMessage{}
-	}
-	if p.Transports["docker"] == nil {
-		p.Transports["docker"] = map[string][]json.RawMessage{}
-	}
 	scopes := p.Transports["docker"]
-	inherited := ""
-	if _, ok := scopes[w.scope]; !ok {
-		scopes[w.scope], inherited = inherit(scopes, w.scope)
-	}
 	for _, path := range paths {
 		requirement, err := json.Marshal(map[string]string{"type": "signedBy", "keyType": "GPGKeys", "keyPath": path})
 		if err != nil {
@@ -174,7 +168,7 @@ func (w *trusting) write(t terminal, ring *signature.Keyring, trusted string) er
 		fmt.Fprintf(t.stdout, "Key %s (%s, %s) may upload for %s, says %s.\n", k.Fingerprint, k.UserID, k.Algorithm, w.scope, w.policy)
 	}
 	if inherited != "" {
-		fmt.Fprintf(t.stdout, "So may those of scope %s, which counted for it until now.\n", inherited)
+		fmt.Fprintf(t.stdout, "So may those of %s, which counted for it until now.\n", inherited)
 	}
 	if made {
 		fmt.Fprintf(t.stdout, "The policy is new, and admits nobody else. To use it, set admission.policy: %s\nand start the server again; %s no longer counts then.\n", w.policy, trusted)
@@ -186,7 +180,7 @@ func (w *trusting) write(t terminal, ring *signature.Keyring, trusted string) er
 func (w *trusting) read() (p policyFile, made bool, err error) {
 	content, err := os.ReadFile(w.policy)
 	if errors.Is(err, fs.ErrNotExist) {
-		return policyFile{Default: json.RawMessage(`[{"type":"reject"}]`)}, true, nil
+		return policyFile{Default: []json.RawMessage{json.RawMessage(`{"type":"reject"}`)}}, true, nil
 	}
 	if err != nil {
 		return p, false, err
@@ -225,25 +219,52 @@ func names(requirement json.RawMessage, path string) bool {
 	return json.Unmarshal(requirement, &r) == nil && r.Type == "signedBy" && r.KeyPath == path && r.SignedIdentity == nil
 }
 
-// inherit returns the signedBy requirements of the scope that counted for another so far.
-func inherit(scopes map[string][]json.RawMessage, scope string) (requirements []json.RawMessage, from string) {
+// open makes a scope one that further requirements may be added to, and says from where it has those it
+// begins with.
+func (p *policyFile) open(scope string) (inherited string, err error) {
+	if p.Transports == nil {
+		p.Transports = map[string]map[string][]json.RawMessage{}
+	}
+	if p.Transports["docker"] == nil {
+		p.Transports["docker"] = map[string][]json.RawMessage{}
+	}
+	scopes := p.Transports["docker"]
+	if _, ok := scopes[scope]; !ok {
+		scopes[scope], inherited = p.inherit(scope)
+	}
+	if slices.ContainsFunc(scopes[scope], isType("reject")) {
+		return "", fmt.Errorf("scope %q has a reject, which counts against every signature; nothing was written\nhint: take it out there, or trust for a more precise scope", scope)
+	}
+	return inherited, nil
+}
+
+// inherit returns the signedBy requirements of the scope, or the default, that counted for another so
+// far. Where there is a reject beside them they let nobody in.
+func (p *policyFile) inherit(scope string) (requirements []json.RawMessage, from string) {
+	there, from := p.Default, "the default"
 	for _, wider := range widerScopes(scope) {
-		there, ok := scopes[wider]
-		if !ok {
-			continue
+		if requirements, ok := p.Transports["docker"][wider]; ok {
+			there, from = requirements, fmt.Sprintf("scope %q", wider)
+			break
 		}
-		for _, r := range there {
-			var kind struct{ Type string }
-			if json.Unmarshal(r, &kind) == nil && kind.Type == "signedBy" {
-				requirements = append(requirements, r)
-			}
+	}
+	for _, r := range there {
+		if isType("signedBy")(r) {
+			requirements = append(requirements, r)
 		}
-		if len(requirements) > 0 {
-			return requirements, fmt.Sprintf("%q", wider)
-		}
+	}
+	if len(requirements) == 0 || slices.ContainsFunc(there, isType("reject")) {
 		return nil, ""
 	}
-	return nil, ""
+	return requirements, from
+}
+
+// isType tells requirements of a type.
+func isType(name string) func(json.RawMessage) bool {
+	return func(r json.RawMessage) bool {
+		var kind struct{ Type string }
+		return json.Unmarshal(r, &kind) == nil && kind.Type == name
+	}
 }
 
 // widerScopes are those that count for what a scope names while it has none of its own, nearest
