@@ -131,11 +131,100 @@ func TestRotation(t *testing.T) {
 			t.Errorf("%s has %d signatures, want one by each key", reference(n), got)
 		}
 	}
-	// Once more makes nothing.
+	// Once more makes nothing, and nobody needs the old key.
 	if out := s.cli(t, 0, "resign", "-from", "old", "-to", "next"); !strings.Contains(out, ", 0 more than before") {
 		t.Errorf("a second time: %q", out)
 	}
+	if got := s.alone(t, inspectKey(t, old).fingerprint); got != 0 {
+		t.Errorf("%d tags are nobody's but the old key's, want 0", got)
+	}
 	t.Logf("%d pulls with the old keyring and with both", pulls.Load())
+}
+
+// TestRotationPublished follows a node through a rotation that is given nothing but what the server
+// makes: both keys are in what is published, in the forms that every client reads, and with them skopeo and
+// podman pull what either has signed. Also when the old private key is gone.
+func TestRotationPublished(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg", "podman", "skopeo")
+	dir := t.TempDir()
+	fingerprints := []string{}
+	for _, name := range []string{"old", "next"} {
+		runs(t, "keys", "generate", filepath.Join(dir, name+".key"))
+		fingerprints = append(fingerprints, inspectKey(t, filepath.Join(dir, name+".asc")).fingerprint)
+	}
+	settings := func(keys, signs string) string {
+		return config(t, "signing:\n  keys: "+strings.ReplaceAll(keys, "DIR", dir)+"\n  rules:\n  - {scope: '', key: "+signs+", on: [push]}\n")
+	}
+	s := start(t, "-config", settings("{old: {file: DIR/old.key}}", "old"))
+	s.push(t, newImage("rotation"), "ns/app", "old")
+	n := newNode(t).bare(t)
+	n.enforce(t, s, "default")
+	of := map[string]string{"old": s.address + "/ns/app:old", "next": s.address + "/ns/app:next"}
+	works(t)(n.pull(t, of["old"]))
+	for _, stage := range []struct{ name, keys string }{
+		{"both have private keys", "{old: {file: DIR/old.key}, next: {file: DIR/next.key}}"},
+		{"the old one is public alone", "{old: {public: DIR/old.asc}, next: {file: DIR/next.key}}"},
+	} {
+		s.stop(t)
+		s = s.again(t, "-config", settings(stage.keys, "next"))
+		if !strings.Contains(stage.keys, "old.asc") {
+			s.push(t, newImage("rotated"), "ns/app", "next")
+			fails(t, "Source image rejected")(n.pull(t, of["next"])) // with what it had before
+			if said := n.enforce(t, s, "default"); !strings.Contains(said, "policy.json") {
+				t.Errorf("the node's files are brought up to date, and it says:\n%s", said)
+			}
+		} else if said := n.enforce(t, s, "default"); !strings.Contains(said, "nothing changes") {
+			t.Errorf("%s, and the node's files change:\n%s", stage.name, said)
+		}
+		for key, reference := range of {
+			if out, err := n.pull(t, reference); err != nil {
+				t.Errorf("%s: skopeo pulls what the key %s signed: %v\n%s", stage.name, key, err, out)
+			}
+			if out, err := n.podman(t, "pull", "--quiet", "--tls-verify=false", reference); err != nil {
+				t.Errorf("%s: podman pulls what the key %s signed: %v\n%s", stage.name, key, err, out)
+			}
+		}
+		wantPublished(t, s, n, fingerprints)
+	}
+}
+
+// wantPublished looks for keys at /api/v1/keys, in the tar of /api/v1/node-config, and in a node's files.
+func wantPublished(t *testing.T, s *server, n *node, fingerprints []string) {
+	t.Helper()
+	slices.Sort(fingerprints)
+	has := func(what string, keyring []byte) {
+		t.Helper()
+		var got []string
+		for _, found := range fingerprintLine.FindAllSubmatch(gpg(t, keyring, "--with-colons", "--show-keys"), -1) {
+			got = append(got, string(found[1]))
+		}
+		if slices.Sort(got); !slices.Equal(got, fingerprints) {
+			t.Errorf("%s has the keys %q, want %q", what, got, fingerprints)
+		}
+	}
+	armored := s.get(t, "/api/v1/keys").want(t, 200).body
+	if has("/api/v1/keys", []byte(armored)); strings.Count(armored, "BEGIN PGP") != 1 {
+		t.Errorf("/api/v1/keys has several blocks, of which some clients read the first:\n%s", armored)
+	}
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "files.tar"), s.get(t, "/api/v1/node-config").want(t, 200).body)
+	works(t)(n.run(t, "tar", "-C", dir, "-xf", filepath.Join(dir, "files.tar")))
+	for _, at := range []string{dir, n.containers()} {
+		keyrings, err := filepath.Glob(filepath.Join(at, "countersign", fingerprints[0]+"-and-1-more-*.gpg"))
+		if err != nil || len(keyrings) != 1 {
+			keyrings, _ = filepath.Glob(filepath.Join(at, "countersign", "*"))
+			t.Fatalf("keyrings are %q, want one of both keys", keyrings)
+		}
+		content := read(t, keyrings[0])
+		if has(keyrings[0], []byte(content)); strings.Contains(content, "BEGIN PGP") {
+			t.Errorf("%s is not binary", keyrings[0])
+		}
+		p := read(t, filepath.Join(at, "policy.json"))
+		if strings.Contains(p, "keyPaths") || !strings.Contains(p, filepath.Base(keyrings[0])) {
+			t.Errorf("the policy names not that keyring, or several:\n%s", p)
+		}
+	}
 }
 
 // signedAgain counts what this process has signed again.
@@ -146,6 +235,27 @@ func (s *server) signedAgain(t testing.TB) (n int) {
 		_, _ = fmt.Sscan(found[1], &n)
 	}
 	return n
+}
+
+// alone is how many tags nodes accept by this key alone, as "countersign keys" says.
+func (s *server) alone(t testing.TB, fingerprint string) int {
+	t.Helper()
+	var answer struct {
+		Keys []struct {
+			Fingerprint string
+			Alone       int
+		}
+	}
+	if err := json.Unmarshal([]byte(s.cli(t, 0, "keys", "-json")), &answer); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range answer.Keys {
+		if k.Fingerprint == fingerprint {
+			return k.Alone
+		}
+	}
+	t.Fatalf("there is no key %s: %+v", fingerprint, answer.Keys)
+	return 0
 }
 
 // A listed is one line of countersign list -json.
@@ -177,7 +287,7 @@ func (s *server) signers(t testing.TB, repository, digest string) (fingerprints 
 func TestResign(t *testing.T) {
 	t.Parallel()
 	need(t, "gpg", "skopeo")
-	s, settings, old, next, images := rotating(t, 4)
+	s, settings, old, next, images := rotating(t, 5)
 	trust(t, s.data, "alice")
 	moved := newImage("moved")
 	s.push(t, moved, "ns/app0", "v0") // images[0] is left by its tag
@@ -187,6 +297,14 @@ func TestResign(t *testing.T) {
 	s.stop(t)
 	s = s.again(t, "-config", config(t, settings))
 	fingerprints := []string{inspectKey(t, old).fingerprint, inspectKey(t, next).fingerprint}
+	if got := s.alone(t, fingerprints[0]); got != 3 { // v0, v1, v4: v2 is withdrawn, and alice has signed v3
+		t.Errorf("%d tags are nobody's but the old key's, want 3", got)
+	}
+	// Somebody pushes it by its digest, as clients do with the instances of a list.
+	s.tag(t, images[4], "ns/app4", "")
+	if got := s.signers(t, "ns/app4", images[4].digest()); !slices.Equal(got, fingerprints) {
+		t.Errorf("a push by digest is signed by %q, want both", got)
+	}
 
 	s.cli(t, 0, "resign", "-from", "old", "-to", "next", s.address+"/ns/app3")
 	if got := s.signers(t, "ns/app0", moved.digest()); !slices.Equal(got, fingerprints[:1]) {
@@ -198,6 +316,7 @@ func TestResign(t *testing.T) {
 	s.cli(t, 0, "resign", "-from", "old", "-to", "next")
 	new := newNode(t).require(t, s.address, next)
 	works(t)(new.pull(t, s.address+"/ns/app0:v0"))
+	works(t)(new.pull(t, s.address+"/ns/app4:v4"))
 	// What its tag has left is pulled by digest, and never again under that tag.
 	works(t)(new.pull(t, s.address+"/ns/app0@"+images[0].digest()))
 	for _, e := range s.list(t, "ns/app0", images[0].digest()) {
@@ -210,6 +329,12 @@ func TestResign(t *testing.T) {
 	}
 	if got := s.signers(t, "ns/app2", images[2].digest()); len(got) != 0 {
 		t.Errorf("what was withdrawn is signed again: %q", got)
+	}
+	if got := s.alone(t, fingerprints[0]); got != 1 {
+		t.Errorf("%d tags are nobody's but the old key's, want that whose image is gone", got)
+	}
+	if out := s.cli(t, 0, "resign", "-from", "old", "-to", "next"); !strings.Contains(out, ", 0 more than before") {
+		t.Errorf("a second time: %q", out)
 	}
 	for name, args := range map[string][]string{
 		"-from": {"-from", "nothing", "-to", "next"}, "signing.keys": {"-from", "old", "-to", "nothing"}, "both are": {"-from", "old", "-to", "old"},

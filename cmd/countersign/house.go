@@ -122,7 +122,7 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 	}
 	h.calendar, err = calendar.New(calendar.Config{
 		Own: h.own, Admitted: func() *signature.Keyring { return h.live["admission"].Policy().Keyring() },
-		Store: h.store, Clock: time.Now, Log: h.log, Metrics: metrics,
+		Store: h.store, Leads: h.signing.Leading, Clock: time.Now, Log: h.log, Metrics: metrics,
 	})
 	if err != nil {
 		return err

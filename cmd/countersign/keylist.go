@@ -14,8 +14,8 @@ import (
 )
 
 const listKeysText = `Ask the server when its keys, and those that may upload, stop verifying: the first is on top. TAGS are the
-references that a key has signed, ALONE those of them that nodes accept by no key that lasts longer:
-from that day on they refuse them.`
+references that a key has signed, ALONE those of them that nodes accept by no other key that lasts
+longer, or for ever: from that day on, or without that key, they refuse them.`
 
 // listKeys is "countersign keys", and "countersign keys list".
 func listKeys(ctx context.Context, t terminal, args []string) error {

@@ -31,9 +31,11 @@ type Config struct {
 	Own      func() *signature.Keyring // what the server signs with
 	Admitted func() *signature.Keyring // what may upload
 	Store    store.Store
-	Clock    func() time.Time
-	Log      *slog.Logger
-	Metrics  prometheus.Registerer
+	// Leads returns what says whether a reference leads to an image now. It is asked for each look anew.
+	Leads   func() func(ctx context.Context, image api.Image, ref string) bool
+	Clock   func() time.Time
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
 }
 
 // A Calendar knows when keys end.
@@ -180,7 +182,7 @@ func (c *Calendar) Read(ctx context.Context) (api.Calendar, error) {
 	if err != nil {
 		return api.Calendar{}, err
 	}
-	t := newTally(all, spent)
+	t := newTally(all, spent, c.c.Leads())
 	if err := t.count(ctx, c.c.Store); err != nil {
 		return api.Calendar{}, err
 	}

@@ -2,6 +2,7 @@ package calendar_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -50,7 +51,13 @@ func key(t *testing.T, name string, lifetime time.Duration) made {
 // signed keeps signatures by these keys of one image under one tag.
 func signed(t *testing.T, s store.Store, tag string, keys ...made) {
 	t.Helper()
-	image := api.Image{Host: "registry.example.com", Repository: "app", Digest: digest.FromString(tag)}
+	signedAs(t, s, tag, tag, keys...)
+}
+
+// signedAs keeps signatures of an image under a tag.
+func signedAs(t *testing.T, s store.Store, app, tag string, keys ...made) {
+	t.Helper()
+	image := api.Image{Host: "registry.example.com", Repository: "app", Digest: digest.FromString(app)}
 	ref := "registry.example.com/app:" + tag
 	for _, k := range keys {
 		content, err := k.signer.Sign(t.Context(), signature.Claim{Reference: ref, Digest: image.Digest})
@@ -97,12 +104,20 @@ func TestCalendar(t *testing.T) {
 	signed(t, s, "2", old, next)
 	signed(t, s, "3", old, alice)
 	signed(t, s, "4", next)
+	// Tag 5 has left its image, which another has signed; the tags of the next one lead there still.
+	signedAs(t, s, "5", "5", old)
+	signedAs(t, s, "5", "5a", next)
+	signedAs(t, s, "6", "6", old)
+	signedAs(t, s, "6", "6a", next)
+	signed(t, s, "7", next, bob) // neither ever ends
+	leads := func(_ context.Context, _ api.Image, ref string) bool { return ref != "registry.example.com/app:5" }
 	var log bytes.Buffer
 	metrics := prometheus.NewRegistry()
 	admitted := signature.Join(alice.ring, bob.ring)
 	c, err := calendar.New(calendar.Config{
 		Own: func() *signature.Keyring { return signature.Join(old.ring, next.ring) }, Admitted: func() *signature.Keyring { return admitted },
-		Store: s, Clock: func() time.Time { return now }, Log: slog.New(slog.NewTextHandler(&log, nil)), Metrics: metrics,
+		Store: s, Leads: func() func(context.Context, api.Image, string) bool { return leads },
+		Clock: func() time.Time { return now }, Log: slog.New(slog.NewTextHandler(&log, nil)), Metrics: metrics,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -133,8 +148,8 @@ func TestCalendar(t *testing.T) {
 			t.Fatalf("after %v: %d lines %q, want %d, the last with %q", stage.at, len(got), got, stage.lines, stage.want)
 		}
 		for _, line := range got {
-			if !strings.Contains(line, "references=3 alone=1") || !strings.Contains(line, "resign -from "+old.fingerprint) {
-				t.Errorf("%s: want 3 references, 1 of it alone, and what to do", line)
+			if !strings.Contains(line, "references=5 alone=2") || !strings.Contains(line, "resign -from "+old.fingerprint) {
+				t.Errorf("%s: want 5 references, 2 of it alone, and what to do", line)
 			}
 		}
 	}
@@ -149,8 +164,8 @@ func TestCalendar(t *testing.T) {
 	if got := gauge(t, metrics, "countersign_key_end_timestamp_seconds", old.fingerprint); got != float64(began.Add(100*day).Unix()) {
 		t.Errorf("countersign_key_end_timestamp_seconds of the old key is %v", got)
 	}
-	if got := gauge(t, metrics, "countersign_key_references", old.fingerprint); got != 1 {
-		t.Errorf("countersign_key_references of the old key is %v, want 1: others have signed the rest", got)
+	if got := gauge(t, metrics, "countersign_key_references", old.fingerprint); got != 2 {
+		t.Errorf("countersign_key_references of the old key is %v, want 2: others have signed the rest", got)
 	}
 
 	// A revocation counts at once, and in the answer what has stopped is on top.
@@ -172,8 +187,8 @@ func TestCalendar(t *testing.T) {
 		got[k.Fingerprint] = fmt.Sprintf("%d %s own=%v admitted=%v %d/%d", max(0, i-1), k.Spent, k.Own, k.Admitted, k.Alone, k.References)
 	}
 	for k, want := range map[string]string{
-		old.fingerprint: " expired own=true admitted=false 2/3", alice.fingerprint: " revoked own=false admitted=true 1/1",
-		next.fingerprint: "  own=true admitted=false 2/2", bob.fingerprint: "  own=false admitted=true 0/0",
+		old.fingerprint: " expired own=true admitted=false 3/5", alice.fingerprint: " revoked own=false admitted=true 1/1",
+		next.fingerprint: "  own=true admitted=false 4/5", bob.fingerprint: "  own=false admitted=true 0/1",
 	} {
 		if !strings.HasSuffix(got[k], want) {
 			t.Errorf("key %s: %q, want %q", k, got[k], want)

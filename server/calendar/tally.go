@@ -2,6 +2,7 @@ package calendar
 
 import (
 	"context"
+	"hash/maphash"
 	"time"
 
 	"github.com/countersign-dev/countersign/api"
@@ -11,16 +12,21 @@ import (
 
 // A tally counts what keys have signed.
 type tally struct {
-	lasts  map[string]time.Time       // how long a key verifies, by its fingerprint
-	signed map[string]map[string]bool // references by fingerprint
-	alone  map[string]map[string]bool // those of them that no key has signed which lasts longer
+	lasts  map[string]time.Time // how long a key verifies, by its fingerprint
+	signed map[string]refs      // by fingerprint
+	alone  map[string]refs      // those of them that no other key has signed which lasts longer
+	leads  func(ctx context.Context, image api.Image, ref string) bool
+	seed   maphash.Seed
 }
+
+// A refs is a set of references, by their hashes: there may be millions.
+type refs map[uint64]struct{}
 
 // forever is when keys end that never do.
 var forever = time.Unix(1<<40, 0)
 
-func newTally(ring *signature.Keyring, spent map[string]error) *tally {
-	t := &tally{lasts: map[string]time.Time{}, signed: map[string]map[string]bool{}, alone: map[string]map[string]bool{}}
+func newTally(ring *signature.Keyring, spent map[string]error, leads func(context.Context, api.Image, string) bool) *tally {
+	t := &tally{lasts: map[string]time.Time{}, signed: map[string]refs{}, alone: map[string]refs{}, leads: leads, seed: maphash.MakeSeed()}
 	for _, k := range ring.Keys() {
 		switch {
 		case spent[k.Fingerprint] != nil:
@@ -30,7 +36,7 @@ func newTally(ring *signature.Keyring, spent map[string]error) *tally {
 		default:
 			t.lasts[k.Fingerprint] = k.Expires
 		}
-		t.signed[k.Fingerprint], t.alone[k.Fingerprint] = map[string]bool{}, map[string]bool{}
+		t.signed[k.Fingerprint], t.alone[k.Fingerprint] = refs{}, refs{}
 	}
 	return t
 }
@@ -46,13 +52,13 @@ func (t *tally) count(ctx context.Context, s store.Store) error {
 		}
 		for _, e := range entries {
 			if e.Image != image {
-				t.image(of)
+				t.image(ctx, image, of)
 				image, of = e.Image, of[:0]
 			}
 			of = append(of, e.Signature)
 		}
 		if next == "" {
-			t.image(of)
+			t.image(ctx, image, of)
 			return nil
 		}
 		after = next
@@ -60,21 +66,38 @@ func (t *tally) count(ctx context.Context, s store.Store) error {
 }
 
 // image adds what one image has.
-func (t *tally) image(signatures []*store.Signature) {
-	longest := map[string]time.Time{} // by reference
-	for _, s := range signatures {
-		if end := t.lasts[s.Fingerprint]; end.After(longest[s.Reference]) {
-			longest[s.Reference] = end
-		}
-	}
+func (t *tally) image(ctx context.Context, image api.Image, signatures []*store.Signature) {
 	for _, s := range signatures {
 		signed, known := t.signed[s.Fingerprint]
 		if !known {
 			continue // by a key that is neither ours nor admitted any more
 		}
-		signed[s.Reference] = true
-		if !longest[s.Reference].After(t.lasts[s.Fingerprint]) {
-			t.alone[s.Fingerprint][s.Reference] = true
+		ref := maphash.String(t.seed, s.Reference)
+		signed[ref] = struct{}{}
+		if !t.stands(ctx, image, s, signatures) {
+			t.alone[s.Fingerprint][ref] = struct{}{}
 		}
 	}
+}
+
+// stands reports whether nodes go on without one signature of an image: another key has signed the same
+// reference. What a tag has left is pulled by its digest, and for that any reference will do.
+func (t *tally) stands(ctx context.Context, image api.Image, s *store.Signature, all []*store.Signature) bool {
+	others := false
+	for _, other := range all {
+		if t.outlasts(other.Fingerprint, s.Fingerprint) {
+			if other.Reference == s.Reference {
+				return true
+			}
+			others = true
+		}
+	}
+	return others && !t.leads(ctx, image, s.Reference)
+}
+
+// outlasts reports whether a key verifies when another does not any more. Of two that never end each
+// stands in for the other.
+func (t *tally) outlasts(key, other string) bool {
+	ends, known := t.lasts[key]
+	return known && key != other && (ends.After(t.lasts[other]) || ends.Equal(forever))
 }

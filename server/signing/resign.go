@@ -61,7 +61,7 @@ func (s *Signing) Resign(ctx context.Context, r Resigning, after store.Cursor) (
 	if err != nil {
 		return done, "", err
 	}
-	tasks := map[api.Image][]store.Task{}
+	tasks, leads := map[api.Image][]store.Task{}, s.Leading()
 	var order []api.Image
 	for _, e := range entries {
 		if !e.Signature.Own || !within(e.Signature.Reference, r.Scope) {
@@ -72,7 +72,7 @@ func (s *Signing) Resign(ctx context.Context, r Resigning, after store.Cursor) (
 			return done, "", err
 		}
 		j := job{image: e.Image, name: s.claimed(e.Image, e.Signature.Reference), rule: Rule{Key: to}, trigger: onResign, by: r.By, from: done.From}
-		if j.name == "" || s.has(set, to, e.Signature.Reference) || s.has(set, to, e.Image.String()) {
+		if j.name == "" || s.has(set, to, e.Signature.Reference) || s.has(set, to, e.Image.String()) && !leads(ctx, e.Image, e.Signature.Reference) {
 			done.Signed++
 			continue
 		}
