@@ -4,8 +4,6 @@ import (
 	"embed"
 	"fmt"
 	"strings"
-
-	"go.yaml.in/yaml/v3"
 )
 
 //go:embed templates
@@ -18,14 +16,19 @@ func (c Config) Ansible(m Merging) ([]File, error) {
 		return nil, err
 	}
 	var files []File
-	paths := &yaml.Node{Kind: yaml.SequenceNode}
+	paths, registries := []string{}, []string{}
 	for _, f := range c.Files {
 		files = append(files, File{"files/" + f.Path, f.Content})
-		if f.Path != policyName {
-			paths.Content = append(paths.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: f.Path})
+		if f.Path != policyName && f.Path != readmeName {
+			paths = append(paths, f.Path)
 		}
 	}
-	vars, err := documents(written(c.Profile)+"\n", map[string]any{"countersign_prefix": c.Prefix, "countersign_files": paths})
+	for _, f := range c.below(registriesDir) {
+		registries = append(registries, f.Path)
+	}
+	vars, err := documents(written(c.Profile)+"\n", map[string]any{
+		"countersign_prefix": c.Prefix, "countersign_files": paths, "countersign_registries": registries,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -44,6 +47,7 @@ dependencies: []
 `
 	readme := fmt.Sprintf("%s\n\nUse it with become: true. Variables are in defaults/main.yml.\n", strings.TrimPrefix(strings.TrimSpace(c.Readme()), "# "))
 	return append(files,
+		File{"files/" + readmeName + ".kept", []byte(keeping(c.Readme(), []byte("@DEFAULT@")))}, // where a node's default stays
 		File{"README.md", []byte(readme)},
 		File{"defaults/main.yml", []byte(defaults)},
 		File{"meta/main.yml", []byte(meta)},

@@ -57,8 +57,8 @@ func keeping(readme string, fallback []byte) string {
 	paragraphs = slices.DeleteFunc(paragraphs, func(p string) bool {
 		return strings.HasPrefix(p, everythingRefused) || strings.HasPrefix(p, everythingAccepted)
 	})
-	kept := wrapped(fmt.Sprintf("What holds for everything else was in policy.json before, and stayed: %s. countersign node-config "+
-		"-replace-default would put the profile's there.", fallback), 100)
+	kept := fmt.Sprintf("What holds for everything else was in policy.json before, and stayed:\n  %s\n"+
+		"countersign node-config -replace-default would put the profile's there.", fallback)
 	return strings.Join(slices.Insert(paragraphs, min(2, len(paragraphs)), kept), "\n\n")
 }
 
