@@ -63,7 +63,7 @@ func run(m *testing.M) int {
 
 // packages names Debian's package where it is not called as its program.
 var packages = map[string]string{"gpg": "gnupg", "busybox": "busybox-static", "script": "bsdutils", "nginx": "nginx-light", "promtool": "prometheus",
-	"systemd-analyze": "systemd", "systemd-sysusers": "systemd"}
+	"systemd-analyze": "systemd", "systemd-sysusers": "systemd", "ansible-playbook": "ansible-core"}
 
 // need skips the test where a program is missing, and fails it where CI says that nothing may be.
 func need(t testing.TB, programs ...string) {

@@ -45,7 +45,7 @@ func (n *node) bare(t testing.TB) *node {
 // A fleet is a server with profiles of nodes, and images signed by one of people each, or nobody.
 type fleet struct {
 	*server
-	images map[string]string // references, by who signed; "nobody"
+	images map[string]string // references, by who signed; "nobody"; "elsewhere" is alice's, of a host that no profile names
 }
 
 // newFleet has the profiles production, which wants alice, and build, which wants alice or bob,
@@ -77,7 +77,20 @@ func newFleet(t testing.TB, settings string) fleet {
 	}
 	s.push(t, newImage("scratch"), "ns/scratch/app", "v1")
 	f.images["scratch"] = port + "/ns/scratch/app:v1"
+	f.abroad(t)
 	return f
+}
+
+// abroad adds an image of another registry, which alice has signed, too.
+func (f fleet) abroad(t testing.TB) {
+	t.Helper()
+	data := filepath.Join(t.TempDir(), "data")
+	trust(t, data, "alice")
+	other := startIn(t, data, "-sign-on", "none")
+	i, reference := newImage("of another registry"), other.address+"/ns/app:v1"
+	other.push(t, i, "ns/app", "v1")
+	other.upload(t, "ns/app", i.digest(), sign(t, "alice", reference, i.digest())).want(t, 201)
+	f.images["elsewhere"] = reference
 }
 
 // pulls asserts which of the fleet's images the node accepts, by skopeo and by podman.
@@ -163,9 +176,7 @@ func snapshot(t testing.TB, directory string) string {
 func TestNodeConfigMerged(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, "")
-	other := start(t, "-sign-on", "none")
-	other.push(t, newImage("of another registry"), "ns/app", "v1")
-	elsewhere := other.address + "/ns/app:v1"
+	other, _, _ := strings.Cut(f.images["elsewhere"], "/")
 	for name, test := range map[string]struct {
 		there     string
 		flags     []string
@@ -179,16 +190,13 @@ func TestNodeConfigMerged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			n := newNode(t).bare(t)
-			n.policy(t, strings.NewReplacer("OTHER", other.address, "OURS", f.address).Replace(test.there))
+			n.policy(t, strings.NewReplacer("OTHER", other, "OURS", f.address).Replace(test.there))
 			n.enforce(t, f.server, "production", test.flags...)
 			for who, reference := range f.images {
 				out, err := n.pull(t, reference)
-				if want := who == "alice"; want != (err == nil) || err != nil && !strings.Contains(out, "Source image rejected") {
+				if want := who == "alice" || who == "elsewhere" && test.elsewhere; want != (err == nil) || err != nil && !strings.Contains(out, "Source image rejected") {
 					t.Errorf("what %s signed: %v, want it accepted: %v\n%s", who, err, want, out)
 				}
-			}
-			if out, err := n.pull(t, elsewhere); (err == nil) != test.elsewhere {
-				t.Errorf("another registry's image: %v, want it accepted: %v\n%s", err, test.elsewhere, out)
 			}
 			before := snapshot(t, n.containers())
 			n.enforce(t, f.server, "production", test.flags...)
