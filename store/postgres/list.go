@@ -18,7 +18,7 @@ import (
 type position struct {
 	kind   byte
 	serial int64
-	key    string
+	key    string // empty: at the beginning
 }
 
 // encode writes a cursor that says what listing it is of.
@@ -47,6 +47,29 @@ func decode(kind byte, c store.Cursor) (position, error) {
 // separator is between the parts of an image in a cursor.
 const separator = "\x00"
 
+// behind is the position behind a row of an image.
+func behind(kind byte, i api.Image, serial int64) position {
+	return position{kind, serial, strings.Join([]string{i.Host, i.Repository, string(i.Digest)}, separator)}
+}
+
+func (p position) image() (api.Image, bool) {
+	parts := strings.Split(p.key, separator)
+	if len(parts) != 3 {
+		return api.Image{}, false
+	}
+	i := imageOf(parts[0], parts[1], parts[2])
+	return i, i.String() == text(i.String())
+}
+
+// check refuses a position that the filter does not lead to.
+func (p position) check(f store.Filter) error {
+	i, ok := p.image()
+	if !ok || f.Host != "" && f.Host != i.Host || f.Host != "" && f.Repository != "" && f.Repository != i.Repository {
+		return errCursor("it is of a listing with another filter: begin without one")
+	}
+	return nil
+}
+
 // List implements store.Store.
 func (s *Store) List(ctx context.Context, f store.Filter, after store.Cursor, limit int) ([]store.Entry, store.Cursor, error) {
 	kinds := map[string]byte{store.Signatures: 's', store.Withdrawals: 'w', store.Tasks: 't'}
@@ -55,6 +78,9 @@ func (s *Store) List(ctx context.Context, f store.Filter, after store.Cursor, li
 		return nil, "", fmt.Errorf("%q is no kind of listing", f.Kind)
 	}
 	at, err := decode(kind, after)
+	if err == nil && kind != 't' && after != "" {
+		err = at.check(f)
+	}
 	if err != nil {
 		return nil, "", err
 	}
@@ -62,17 +88,16 @@ func (s *Store) List(ctx context.Context, f store.Filter, after store.Cursor, li
 		return nil, "", unavailable(ctx.Err())
 	}
 	limit = clamp(limit)
-	var q query
-	if kind == 't' {
-		q.tasks(f, at, limit)
-	} else if err := q.images(f, at, after != "", limit); err != nil {
-		return nil, "", err
-	}
 	var rows []listed
+	var end position
 	err = s.slowly(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
 		ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 		defer cancel()
-		found, err := conn.Query(ctx, q.text.String(), q.arguments...)
+		var err error
+		if end, err = findEnd(ctx, conn.Conn(), f, at); err != nil {
+			return err
+		}
+		found, err := query(ctx, conn.Conn(), page(f, at, end, limit))
 		if err != nil {
 			return err
 		}
@@ -82,7 +107,40 @@ func (s *Store) List(ctx context.Context, f store.Filter, after store.Cursor, li
 	if err != nil {
 		return nil, "", err
 	}
-	return s.page(kind, rows, limit)
+	if len(rows) > limit {
+		rows = rows[:limit]
+		end = rows[limit-1].position(kind)
+	}
+	if end.key == "" {
+		return s.intact(rows), "", nil
+	}
+	return s.intact(rows), encode(end), nil
+}
+
+// findEnd returns the position that the page ends at if it is not full before; none where it ends
+// with the listing. What comes or goes meanwhile is before it or behind it.
+func findEnd(ctx context.Context, conn *pgx.Conn, f store.Filter, at position) (position, error) {
+	if !scans(f) {
+		return position{}, nil
+	}
+	rows, err := query(ctx, conn, lastScanned(f, at))
+	if err != nil {
+		return position{}, err
+	}
+	ends, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (position, error) {
+		if at.kind == 't' {
+			p := position{kind: at.kind}
+			return p, row.Scan(&p.key)
+		}
+		var host, repository, digest string
+		var serial int64
+		err := row.Scan(&host, &repository, &digest, &serial)
+		return behind(at.kind, imageOf(host, repository, digest), serial), err
+	})
+	if err != nil || len(ends) == 0 {
+		return position{}, err
+	}
+	return ends[0], nil
 }
 
 // A listed is a row of a listing. One that is not intact only has its name.
@@ -92,19 +150,15 @@ type listed struct {
 	intact bool
 }
 
-// page is what there is of a listing, but for what does not read, and where it goes on.
-func (s *Store) page(kind byte, rows []listed, limit int) (page []store.Entry, next store.Cursor, err error) {
-	if len(rows) > limit {
-		rows = rows[:limit]
-		last := rows[limit-1]
-		at := position{kind: kind, serial: last.serial}
-		if kind == 't' {
-			at.key = last.Task.Key
-		} else {
-			at.key = strings.Join([]string{last.Image.Host, last.Image.Repository, string(last.Image.Digest)}, separator)
-		}
-		next = encode(at)
+func (l listed) position(kind byte) position {
+	if l.Task != nil {
+		return position{kind: kind, key: l.Task.Key}
 	}
+	return behind(kind, l.Image, l.serial)
+}
+
+// intact tells of what does not read, and leaves it out.
+func (s *Store) intact(rows []listed) (page []store.Entry) {
 	for _, row := range rows {
 		if !row.intact {
 			s.o.Damaged(row.Image, row.Signature.Name, errDamaged)
@@ -112,78 +166,7 @@ func (s *Store) page(kind byte, rows []listed, limit int) (page []store.Entry, n
 		}
 		page = append(page, row.Entry)
 	}
-	return page, next, nil
-}
-
-// A query is a statement on its way.
-type query struct {
-	text      strings.Builder
-	arguments []any
-}
-
-// add writes a piece in which ? stands for its arguments.
-func (q *query) add(piece string, arguments ...any) {
-	for _, a := range arguments {
-		q.arguments = append(q.arguments, a)
-		piece = strings.Replace(piece, "?", fmt.Sprintf("$%d", len(q.arguments)), 1)
-	}
-	q.text.WriteString(piece)
-}
-
-func (q *query) filter(f store.Filter) {
-	for _, is := range []struct{ column, value string }{{"host", f.Host}, {"repository", f.Repository}, {"digest", f.Digest}} {
-		if is.value != "" {
-			q.add(" AND x."+is.column+" = ?", text(is.value))
-		}
-	}
-}
-
-func (q *query) tasks(f store.Filter, at position, limit int) {
-	q.add(`SELECT `+taskColumns+` FROM tasks x WHERE key > ?`, at.key)
-	q.filter(f)
-	if f.State != "" {
-		q.add(` AND state = ?`, text(f.State))
-	}
-	q.add(` ORDER BY key LIMIT ?`, limit+1)
-}
-
-// images asks for signatures or withdrawals. The index of a signature is its place among those that
-// read.
-func (q *query) images(f store.Filter, at position, goesOn bool, limit int) error {
-	if f.Kind == store.Signatures {
-		q.add(`SELECT x.host, x.repository, x.digest, x.serial, x.intact, (SELECT count(*) FROM signatures b
-				WHERE (b.host, b.repository, b.digest) = (x.host, x.repository, x.digest) AND b.serial <= x.serial AND b.intact),
-			x.name, x.identity, x.fingerprint, x.user_id, x.reference, x.own, x.origin, x.uploader, x.signed, x.added
-			FROM signatures x WHERE true`)
-	} else {
-		q.add(`SELECT x.host, x.repository, x.digest, x.serial, true, x.id, x.scope, x.name, x.identity, x.key, x.reason, x.subject, x.time
-			FROM withdrawals x WHERE true`)
-	}
-	q.filter(f)
-	switch {
-	case f.Key != "" && f.Kind == store.Signatures:
-		q.add(` AND x.fingerprint = ?`, text(f.Key))
-	case f.Key != "":
-		q.add(` AND x.scope = '`+store.ScopeKey+`' AND x.key = ?`, text(f.Key))
-	}
-	if goesOn {
-		i, ok := imageOfKey(at.key)
-		if !ok || f.Host != "" && f.Host != i.Host || f.Host != "" && f.Repository != "" && f.Repository != i.Repository {
-			return errCursor("it is of a listing with another filter: begin without one")
-		}
-		q.add(` AND (x.host, x.repository, x.digest, x.serial) > (?, ?, ?, ?)`, i.Host, i.Repository, string(i.Digest), at.serial)
-	}
-	q.add(` ORDER BY x.host, x.repository, x.digest, x.serial LIMIT ?`, limit+1)
-	return nil
-}
-
-func imageOfKey(key string) (api.Image, bool) {
-	parts := strings.Split(key, separator)
-	if len(parts) != 3 {
-		return api.Image{}, false
-	}
-	i := imageOf(parts[0], parts[1], parts[2])
-	return i, i.String() == text(i.String())
+	return page
 }
 
 func collect(kind byte, rows pgx.Rows) (all []listed, err error) {
