@@ -1,7 +1,14 @@
 package e2e
 
 import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -73,4 +80,78 @@ func TestRetention(t *testing.T) {
 	drop.tag(t, i, "ns/app", "v1")
 	drop.wantSigned(t, "ns/app", i.digest())
 	shows(t, refusal(t, "serve", "-config", config(t, "retention: {deleted: burn}\n")), "retention.deleted", "keep or drop")
+}
+
+// TestRetentionHidden stands beside a registry that hides a repository from everybody but alice, this
+// server too: as if it were not there, or behind a challenge. What is only hidden is not dropped, and
+// what was is when the registry shows that it is gone.
+func TestRetentionHidden(t *testing.T) {
+	t.Parallel()
+	var hides atomic.Int32 // with this status; 0: nothing
+	behind, err := url.Parse("http://" + distribution(t, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(behind)
+	hiding := odd(t, func(w http.ResponseWriter, r *http.Request) {
+		user, _, _ := r.BasicAuth()
+		status := int(hides.Load())
+		if user == "alice" || status == 0 || r.URL.Path == "/v2/" {
+			proxy.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Www-Authenticate", `Basic realm="registry"`)
+		w.WriteHeader(status)
+	})
+	tokens := filepath.Join(t.TempDir(), "tokens")
+	made, err := command(t.Context(), "token", "-file", tokens, "-days", "1", "admin").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, "-config", config(t, fmt.Sprintf("retention: {deleted: drop, after: 0s}\nregistry: {url: '%s'}\naccess:\n  tokens: %s\n  grants:\n"+
+		"  - {who: ['token:admin'], repositories: ['**'], actions: [admin]}\n", hiding, tokens)))
+	alice, admin := s.as(basic("alice", "secret")), s.as("Bearer "+strings.TrimSpace(string(made)))
+	i := newImage("hidden")
+	hides.Store(404)
+	for _, repository := range []string{"ns/kept", "ns/gone"} {
+		alice.push(t, i, repository, "v1")
+		alice.wantSigned(t, repository, i.digest(), "server "+s.address+"/"+repository+":v1")
+	}
+	// problem waits until the task has failed so, and returns its path.
+	problem := func(words string) string {
+		t.Helper()
+		var page struct {
+			Tasks []struct{ ID, Kind, Problem string }
+		}
+		eventually(t, "a task fails: "+words, func() bool {
+			if err := json.Unmarshal([]byte(admin.get(t, "/api/v1/queue").want(t, 200).body), &page); err != nil {
+				t.Fatal(err)
+			}
+			return len(page.Tasks) == 1 && page.Tasks[0].Kind == "drop" && strings.Contains(page.Tasks[0].Problem, words)
+		})
+		return "/api/v1/queue/" + page.Tasks[0].ID
+	}
+	// The tag goes, comes back behind this server's back, and nothing is dropped for it.
+	alice.deletes(t, "ns/kept", "v1")
+	direct := &server{address: behind.Host}
+	direct.push(t, i, "ns/kept", "v1")
+	task := problem("hidden from this server")
+	hides.Store(401)
+	admin.do(t, "POST", task+"/retry", "").want(t, 204)
+	problem("other credentials")
+	hides.Store(0)
+	eventually(t, "the task ends", func() bool { // it may be at work by itself
+		admin.do(t, "POST", task+"/retry", "").within(t, 204, 404, 409)
+		return !strings.Contains(admin.get(t, "/api/v1/queue").want(t, 200).body, `"id"`)
+	})
+	alice.wantSigned(t, "ns/kept", i.digest(), "server "+s.address+"/ns/kept:v1")
+
+	hides.Store(404)
+	alice.deletes(t, "ns/gone", i.digest())
+	problem("hidden from this server")
+	alice.wantSigned(t, "ns/gone", i.digest(), "server "+s.address+"/ns/gone:v1")
+	hides.Store(0)
+	eventually(t, "what is gone for everybody to see is dropped", func() bool {
+		return len(alice.signatures(t, "ns/gone", i.digest())) == 0
+	})
 }

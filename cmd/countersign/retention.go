@@ -32,7 +32,10 @@ func (r retentionOf) check() error {
 
 // openRetention returns who does the tasks of its kind.
 func (h *house) openRetention(s settings, r registry.Registry, metrics prometheus.Registerer) (map[string]func(context.Context, store.Task, *store.Task) error, error) {
-	c := retention.Config{Hosts: s.Hosts, After: s.Retention.After, Registry: r, Store: h.store, Clock: time.Now, Log: h.log, Metrics: metrics}
+	c := retention.Config{
+		Hosts: s.Hosts, After: s.Retention.After, Registry: r, Hides: s.Registry.URL != "",
+		Store: h.store, Clock: time.Now, Log: h.log, Metrics: metrics,
+	}
 	retained, err := retention.New(c)
 	if err != nil {
 		return nil, err

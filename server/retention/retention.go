@@ -24,16 +24,20 @@ import (
 // Kind is that of the tasks in the store's queue.
 const Kind = "drop"
 
-// A Config is what a Retention needs. All fields are required but After.
+// A Config is what a Retention needs. All fields are required but After and Hides.
 type Config struct {
 	Hosts    []string      // what nodes call the registry; images are kept under the first
 	After    time.Duration // from the deletion
 	Registry registry.Registry
+	Hides    bool // that it says of what it hides from this server that there is none, as registries of others do
 	Store    store.Store
 	Clock    func() time.Time
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer
 }
+
+// ErrHidden is a registry that may have what it says it does not have.
+var ErrHidden = errors.New("the registry shows nothing of the repository")
 
 // A Retention queues what is deleted, and drops it when it is due.
 type Retention struct {
@@ -208,9 +212,26 @@ func (r *Retention) there(ctx context.Context, image api.Image, tag string) (boo
 	}
 	m, err := r.c.Registry.Manifest(ctx, image.Repository, name)
 	if errors.Is(err, registry.ErrUnknown) {
-		return false, nil
+		return false, r.shown(ctx, image)
 	}
 	return err == nil && contains(m, image.Digest), err
+}
+
+// shown is an error unless the registry shows something of the repository: many answer for what they
+// hide as for what they do not have. Errors: ErrHidden, registry.ErrUnavailable.
+func (r *Retention) shown(ctx context.Context, image api.Image) error {
+	if !r.c.Hides {
+		return nil
+	}
+	_, err := r.c.Registry.Manifest(ctx, image.Repository, string(image.Digest))
+	if errors.Is(err, registry.ErrUnknown) {
+		_, _, err = r.c.Registry.Tags(ctx, image.Repository, "")
+	}
+	if errors.Is(err, registry.ErrUnknown) {
+		return fmt.Errorf("%w %s: that is gone, or hidden from this server. Its signatures stay. hint: give the server credentials to read there (registry.authFile) and countersign queue retry, or countersign queue drop to let them be",
+			ErrHidden, image.Repository)
+	}
+	return err
 }
 
 func contains(m registry.Manifest, d digest.Digest) bool {
