@@ -29,3 +29,6 @@ const Anybody = string(anybody)
 
 // Advise is the line of advice on a verdict.
 var Advise = advise
+
+// Unrecorded are refusals that wait to be counted in the audit trail, by subject.
+func (s *Server) Unrecorded() map[string]int { return s.refused.unrecorded(s.c.Clock()) }

@@ -104,6 +104,10 @@ func (h *house) run(ctx context.Context, main, debug net.Listener) error {
 		return nil
 	})
 	group.Go(func() error {
+		h.server.CountRefusals(failed)
+		return nil
+	})
+	group.Go(func() error {
 		<-failed.Done()
 		h.log.Info("shutting down", "patience", drain.String())
 		h.server.Drain()
@@ -115,6 +119,7 @@ func (h *house) run(ctx context.Context, main, debug net.Listener) error {
 				_ = servers[listener].Close() // Shutdown's error is the one that tells
 			}
 		}
+		h.server.LastRefusals(context.WithoutCancel(ctx))
 		return nil
 	})
 	return group.Wait()
