@@ -94,9 +94,9 @@ func (s *Server) keep(ctx context.Context, change store.Change, before store.Set
 }
 
 func (s *Server) refusedImport(r *http.Request, image api.Image, content []byte, err error, dry bool) api.ImportResult {
-	result := api.ImportResult{Outcome: api.Refused, Reason: refusalOf(err).message, UnknownKey: errors.Is(err, signature.ErrUnknownKey)}
-	if message, err := signature.Parse(content); err == nil {
-		result.Fingerprint = message.Issuer()
+	result := api.ImportResult{
+		Outcome: api.Refused, Fingerprint: claimedSigner(content),
+		Reason: refusalOf(err).message, UnknownKey: errors.Is(err, signature.ErrUnknownKey),
 	}
 	if !dry {
 		eventOf(r).signer = result.Fingerprint

@@ -31,6 +31,7 @@ func (s *Server) upload(r *http.Request, image api.Image, content signature.Untr
 	ctx := asCaller(r)
 	admitted, err := s.c.Door.Admit(admission.Upload{Image: image, Content: content, Caller: caller(r), Origin: "upload"})
 	if err != nil {
+		eventOf(r).signer = claimedSigner(content)
 		return uploaded{}, err
 	}
 	eventOf(r).signer = admitted.Signature.Fingerprint
@@ -57,6 +58,16 @@ func (s *Server) upload(r *http.Request, image api.Image, content signature.Untr
 	return uploaded{index: indexOf(after, admitted.Signature.Identity), was: was > 0}, nil
 }
 
+// claimedSigner is who a signature says made it, where that does not have to be true: for the records
+// of what was refused. Empty: it does not say, or is none.
+func claimedSigner(content signature.Untrusted) string {
+	message, err := signature.Parse(content)
+	if err != nil {
+		return ""
+	}
+	return message.Issuer()
+}
+
 // foreign reports whether a signature was refused only for who made it or what it names, like
 // those that clients copy along with an image from elsewhere.
 func foreign(err error) bool {
@@ -67,7 +78,8 @@ func foreign(err error) bool {
 func (s *Server) drop(r *http.Request, image api.Image, reason error) error {
 	from := caller(r)
 	_, err := s.c.Store.Do(r.Context(), store.Change{Image: image, Record: store.Record{
-		Time: s.c.Clock(), Action: store.Dropped, Subject: from.Subject, Address: from.Address, Image: image, Reason: reason.Error(),
+		Time: s.c.Clock(), Action: store.Dropped, Subject: from.Subject, Address: from.Address, Image: image,
+		Fingerprint: eventOf(r).signer, Reason: reason.Error(),
 	}})
 	return err
 }
