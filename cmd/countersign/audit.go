@@ -25,22 +25,44 @@ func audit(ctx context.Context, t terminal, args []string) error {
 	if err := parse(t, flags, args); err != nil {
 		return err
 	}
+	trail := &auditing{c: c, t: t, follow: *follow, asJSON: *asJSON}
+	return trail.run(ctx)
+}
+
+// An auditing is one run.
+type auditing struct {
+	c              *client
+	t              terminal
+	follow, asJSON bool
+	begun, away    bool // the server has answered; it does not now
+}
+
+func (a *auditing) run(ctx context.Context) error {
 	for after := ""; ; {
-		var page api.AuditPage
 		query := url.Values{"limit": {"1000"}, "after": {after}}
-		if err := c.do(ctx, http.MethodGet, api.AuditPath+"?"+query.Encode(), nil, &page); err != nil {
+		var page api.AuditPage
+		err := a.c.do(ctx, http.MethodGet, api.AuditPath+"?"+query.Encode(), nil, &page)
+		switch {
+		case ctx.Err() != nil && a.follow:
+			return nil
+		case err != nil && after != "" && lostPlace(err) && a.follow:
+			fmt.Fprintln(a.t.stderr, "countersign audit: the audit trail is another than before, as after a backup was restored; showing it from its beginning")
+			after = ""
+			continue
+		case err != nil && !a.outlasts(err):
 			return err
+		case err == nil:
+			a.begun, a.away, after = true, false, page.Next
 		}
 		for _, r := range page.Records {
-			if err := printRecord(t, r, *asJSON); err != nil {
+			if err := printRecord(a.t, r, a.asJSON); err != nil {
 				return err
 			}
 		}
-		after = page.Next
 		if len(page.Records) > 0 {
 			continue
 		}
-		if !*follow {
+		if !a.follow {
 			return nil
 		}
 		select {
@@ -49,6 +71,19 @@ func audit(ctx context.Context, t terminal, args []string) error {
 			return nil
 		}
 	}
+}
+
+// outlasts says whether to go on although the server does not answer: it may be started anew, and
+// what it records from then on is wanted. It tells so once.
+func (a *auditing) outlasts(err error) bool {
+	if !a.follow || !a.begun || !passing(err) {
+		return false
+	}
+	if !a.away {
+		fmt.Fprintf(a.t.stderr, "countersign audit: %v\nwaiting for the server\n", err)
+	}
+	a.away = true
+	return true
 }
 
 func printRecord(t terminal, r api.AuditRecord, asJSON bool) error {
