@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -254,6 +255,46 @@ func TestDiskFull(t *testing.T) {
 		if got := len(get(t, s, big(n).Image).Signatures); got != 1 {
 			t.Errorf("image %d of %d: %d signatures, want 1", n, done, got)
 		}
+	}
+}
+
+// What cannot be recorded does not happen, and takes nobody else's change with it.
+func TestRecordFails(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir(), options(t))
+	app := image("app")
+	do(t, s, adding(app, 1))
+	never := time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC) // which JSON cannot say
+	adds := adding(app, 2)
+	adds.Then = []store.Task{{Key: "task", Image: app}}
+	var all sync.WaitGroup
+	for n, c := range []store.Change{
+		adds,
+		{Image: app, Drop: namesOf(app, 1)},
+		{Image: app, Withdraw: []store.Withdrawal{{ID: "w", Scope: store.ScopeImage}}},
+		{Image: app},
+	} {
+		c.Record = store.Record{Action: store.Admitted, Time: never}
+		all.Go(func() {
+			if _, err := s.Do(t.Context(), c); err == nil {
+				t.Errorf("change %d, which cannot be recorded, is done", n)
+			}
+		})
+		all.Go(func() {
+			if _, err := s.Do(t.Context(), adding(image(fmt.Sprint("other", n)), n)); err != nil {
+				t.Errorf("a change beside: %v", err)
+			}
+		})
+	}
+	all.Wait()
+	if set := get(t, s, app); !slices.Equal(names(set), namesOf(app, 1)) || len(set.Withdrawn) > 0 || set.Version != 1 {
+		t.Errorf("afterwards there is %+v, want what was there before", set)
+	}
+	if _, err := s.Take(t.Context(), time.Second); !errors.Is(err, store.ErrNone) {
+		t.Errorf("Take: %v, want %v", err, store.ErrNone)
+	}
+	if got := len(records(t, s)); got != 1+4 {
+		t.Errorf("%d records, want those of the changes that were done, 5", got)
 	}
 }
 
