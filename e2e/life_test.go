@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // cli runs a client command against the server; it must end with this exit code.
@@ -35,7 +36,11 @@ func shows(t testing.TB, out string, words ...string) {
 func TestWithdraw(t *testing.T) {
 	t.Parallel()
 	need(t, "skopeo", "gpg")
-	s := trusting(t)
+	eachStore(t, testWithdraw)
+}
+
+func testWithdraw(t *testing.T, k kept) {
+	s := k.start(t, "")
 	for scope, flags := range map[string]func(s *server, digest string) []string{
 		"signature": func(s *server, digest string) []string {
 			return []string{"-signature", s.signatures(t, "ns/signature", digest)[0].Name}
@@ -111,7 +116,11 @@ func (s *server) wantServed(t testing.TB, repository, digest string) {
 func TestReaderInMidLoop(t *testing.T) {
 	t.Parallel()
 	need(t, "gpg")
-	s := trusting(t, "-sign-on", "none")
+	eachStore(t, testReaderInMidLoop)
+}
+
+func testReaderInMidLoop(t *testing.T, k kept) {
+	s := k.start(t, "", "-sign-on", "none")
 	const n = 3
 	for gone := range n {
 		for at := 1; at <= n+1; at++ {
@@ -263,7 +272,11 @@ func TestWithdrawRefuses(t *testing.T) {
 func TestList(t *testing.T) {
 	t.Parallel()
 	need(t, "gpg")
-	s := trusting(t)
+	eachStore(t, testList)
+}
+
+func testList(t *testing.T, k kept) {
+	s := k.start(t, "")
 	for n := range 7 {
 		s.push(t, newImage(fmt.Sprint("listed ", n)), fmt.Sprintf("ns/app%d", n%2), fmt.Sprint("v", n))
 	}
@@ -280,6 +293,16 @@ func TestList(t *testing.T) {
 	if out := s.cli(t, 0, "list", "-digest", i.digest(), "-json"); strings.Count(out, "\n") != 2 || !json.Valid([]byte(strings.Split(out, "\n")[0])) {
 		t.Errorf("-digest -json: want two objects:\n%s", out)
 	}
+	for query, want := range map[string]int{
+		"host=" + s.address: 8, "host=elsewhere.example.com": 0, "repository=ns/app1": 3, "repository=ns/none": 0,
+		"digest=" + i.digest(): 2, "repository=ns/app0&digest=" + i.digest() + "&key=" + fingerprintOf(t, "alice"): 1,
+		"repository=ns/app1&digest=" + i.digest(): 0, "key=" + strings.ToLower(fingerprintOf(t, "alice")): 1, "key=" + fingerprintOf(t, "bob"): 0, "state=served": 8,
+	} {
+		if got := strings.Count(s.get(t, "/api/v1/signatures?"+query).want(t, 200).body, `"name"`); got != want {
+			t.Errorf("%s lists %d, want %d", query, got, want)
+		}
+	}
+	testListed(t, s, i)
 	// A page at a time, everything once.
 	seen, after := map[string]bool{}, ""
 	for pages := 0; ; pages++ {
@@ -317,21 +340,43 @@ func TestList(t *testing.T) {
 	s.do(t, "POST", "/api/v1/signatures", "").refused(t, 405, "UNSUPPORTED")
 }
 
-// Nobody fills the trail with what they were refused.
-func TestRefusalsRecorded(t *testing.T) {
-	t.Parallel()
-	need(t, "gpg")
-	s := trusting(t)
-	i := newImage("refused")
-	content := sign(t, "bob", s.address+"/ns/app:v1", i.digest())
-	for range 30 {
-		s.upload(t, "ns/app", i.digest(), content).want(t, 403)
+// testListed looks at all that is told of two signatures of an image: the server's and alice's.
+func testListed(t *testing.T, s *server, i image) {
+	t.Helper()
+	type listed struct {
+		Host, Repository, Digest, State, Name, Fingerprint, UserID, Reference, Origin, Uploader string
+		Index                                                                                   int
+		Own                                                                                     bool
+		Signed, Added                                                                           time.Time
 	}
-	trail := s.cli(t, 0, "audit", "-json")
-	if got := strings.Count(trail, `"refused"`); got < 10 || got > 21 { // a minute may end meanwhile
-		t.Errorf("30 refusals left %d records, want 10:\n%s", got, trail)
+	var page struct{ Signatures []listed }
+	if err := json.Unmarshal([]byte(s.get(t, "/api/v1/signatures?digest="+i.digest()).want(t, 200).body), &page); err != nil {
+		t.Fatal(err)
 	}
-	shows(t, trail, fingerprintOf(t, "bob"), s.address, "127.0.0.1")
+	served := s.signatures(t, "ns/app0", i.digest())
+	want := []listed{
+		{Fingerprint: fingerprint(t, []byte(read(t, s.serverKey()))), Origin: "push", Own: true},
+		{Fingerprint: fingerprintOf(t, "alice"), UserID: "alice <alice@example.test>", Origin: "upload", Uploader: "anonymous"},
+	}
+	for n := range want {
+		if n >= len(page.Signatures) {
+			t.Fatalf("%d are listed, want 2", len(page.Signatures))
+		}
+		w, got := &want[n], page.Signatures[n]
+		w.Host, w.Repository, w.Digest, w.State = s.address, "ns/app0", i.digest(), "served"
+		w.Name, w.Index, w.Reference = served[n].Name, n+1, s.address+"/ns/app0:v0"
+		for what, at := range map[string]time.Time{"signed": got.Signed, "added": got.Added} {
+			if age := time.Since(at); age < 0 || age > time.Hour {
+				t.Errorf("signature %d was %s at %s", n+1, what, at)
+			}
+		}
+		if w.Signed, w.Added = got.Signed, got.Added; w.UserID == "" {
+			w.UserID = got.UserID // the server's, however its key was made
+		}
+		if got != *w || got.UserID == "" {
+			t.Errorf("signature %d is listed as %+v, want %+v", n+1, got, *w)
+		}
+	}
 }
 
 // TestWithdrawalsSurviveRestore brings a store back from a backup: what was withdrawn since is
