@@ -1,10 +1,12 @@
 package disk_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/countersign-dev/countersign/api"
@@ -50,6 +52,29 @@ func TestClosed(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Errorf("Close again: %v", err)
 	}
+}
+
+// A Take whose context ends may lease a task all the same, and nobody has it: it is due again when
+// the lease is over.
+func TestTakeThatNobodyWaitsFor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, t.TempDir(), disk.Options{Limits: options(t).Limits, Clock: time.Now})
+		do(t, s, store.Change{Image: image("app"), Then: []store.Task{{Key: "task", Kind: "sign", Image: image("app")}}})
+		within, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if task, err := s.Take(within, time.Minute); !errors.Is(err, store.ErrUnavailable) || task.Key != "" {
+			t.Errorf("Take whose context ends: %+v, %v, want nothing, %v", task, err, store.ErrUnavailable)
+		}
+		<-time.After(time.Second)
+		if _, err := s.Take(t.Context(), time.Minute); !errors.Is(err, store.ErrNone) {
+			t.Errorf("Take while the task is leased: %v, want %v", err, store.ErrNone)
+		}
+		<-time.After(time.Minute)
+		if task, err := s.Take(t.Context(), time.Minute); err != nil || task.Attempts != 2 {
+			t.Errorf("Take when its lease is over: %+v, %v, want the second attempt", task, err)
+		}
+	})
 }
 
 // What could never be read again is refused before it is stored.

@@ -13,8 +13,9 @@ import (
 // Mend drops the signatures of an image that Options.Damaged is told of by name, durably, and
 // returns their names. Get leaves them out already: nothing that is served changes. The record is
 // kept if there was one.
-func (s *Store) Mend(ctx context.Context, image api.Image, record store.Record) (dropped []string, err error) {
-	err = s.batch(ctx, func(tx *bbolt.Tx) error {
+func (s *Store) Mend(ctx context.Context, image api.Image, record store.Record) ([]string, error) {
+	var dropped []string
+	err := s.batch(ctx, func(tx *bbolt.Tx) error {
 		dropped = nil
 		f, err := readImage(tx, imageKey(image))
 		if err != nil {
@@ -35,5 +36,8 @@ func (s *Store) Mend(ctx context.Context, image api.Image, record store.Record) 
 		}
 		return putRecords(tx, []store.Record{record}, s.o.Clock())
 	})
-	return dropped, err
+	if err != nil {
+		return nil, err
+	}
+	return dropped, nil
 }

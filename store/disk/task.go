@@ -109,9 +109,10 @@ func queueTasks(tx *bbolt.Tx, tasks []store.Task, now time.Time) error {
 }
 
 // Take implements store.Store. To find that nothing is due it writes nothing.
-func (s *Store) Take(ctx context.Context, lease time.Duration) (taken store.Task, err error) {
+func (s *Store) Take(ctx context.Context, lease time.Duration) (store.Task, error) {
+	var taken store.Task // not a named result: after ctx has ended batch may still set it
 	found := false
-	err = s.view(ctx, func(tx *bbolt.Tx) error {
+	err := s.view(ctx, func(tx *bbolt.Tx) error {
 		found = firstDue(tx, s.o.Clock()) != nil
 		return nil
 	})
