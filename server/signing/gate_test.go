@@ -85,6 +85,24 @@ func (w *world) idle(t *testing.T) {
 	}
 }
 
+// whileWorking runs the queue while something happens on a test's clock.
+func (w *world) whileWorking(t *testing.T, happens func()) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	var working sync.WaitGroup
+	working.Go(func() { w.signing.Run(ctx) })
+	happens()
+	stop()
+	working.Wait()
+	<-time.After(time.Second) // the store finishes what nobody waits for any more
+}
+
+// working runs the queue for a time of a test's clock.
+func (w *world) working(t *testing.T, d time.Duration) {
+	t.Helper()
+	w.whileWorking(t, func() { <-time.After(d) })
+}
+
 // shut asserts that nothing is signed, now or when the queue is idle, and that nothing is queued.
 func (w *world) shut(t *testing.T, images ...api.Image) {
 	t.Helper()
@@ -105,9 +123,9 @@ func TestGateOpens(t *testing.T) {
 	t.Parallel()
 	for _, order := range []string{"push alice bob", "push bob alice", "alice push bob", "bob push alice", "alice bob push", "bob alice push"} {
 		steps := strings.Fields(order)
+		w := ruled(t, gated(t))
 		for short := range 4 { // 3: none is left out
-			w := ruled(t, gated(t))
-			m := w.manifest(t, "ns/app", order)
+			m := w.manifest(t, "ns/app", fmt.Sprint(order, short))
 			image := imageOf("ns/app", m)
 			for i, step := range steps {
 				switch {

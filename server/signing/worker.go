@@ -25,6 +25,7 @@ const (
 	farthest  = 5 * time.Minute // between attempts
 	waiting   = time.Minute     // the same, where nothing failed: instances may come at any time
 	attempts  = 15              // of what fails by itself, within three quarters of an hour; then it is dead
+	untagged  = 6               // of what was pushed, within a minute: its tag may be written yet
 	forgotten = 7 * 24 * time.Hour
 )
 
@@ -121,7 +122,10 @@ func readTask(t store.Task) (job, Detail, error) {
 	if err := json.Unmarshal(t.Detail, &d); err != nil {
 		return job{}, d, fmt.Errorf("the task does not read: %w", err)
 	}
-	return job{trigger: d.Trigger, image: t.Image, name: d.Name, pushed: d.Pushed, by: admission.Caller{Subject: d.Subject, Address: d.Address}}, d, nil
+	return job{
+		trigger: d.Trigger, image: t.Image, name: d.Name, pushed: d.Pushed,
+		by: admission.Caller{Subject: d.Subject, Address: d.Address},
+	}, d, nil
 }
 
 // after decides what becomes of a task that was not done.
@@ -131,8 +135,10 @@ func (s *Signing) after(ctx context.Context, t store.Task, ends *store.Task, cau
 	c := store.Change{Image: t.Image, Ends: ends}
 	ends.Problem = cause.Error()
 	outcome, now := "retried", s.c.Clock()
-	old := now.Sub(t.Queued) > forgotten && t.Kind != KindSupersede // its delay may be longer
+	old := now.Sub(t.Queued) > forgotten && (t.Kind == KindSign || t.Kind == KindResign) // others begin with a delay
 	switch {
+	case errors.Is(cause, errLeft) && t.Attempts <= untagged && ofPush(t):
+		ends.State, ends.Due, outcome = store.Queued, now.Add(delay(t.Attempts, waiting)), "waiting"
 	case errors.Is(cause, errLeft), errors.Is(cause, ErrShut), errors.Is(cause, store.ErrWithdrawn):
 		// It is not to be signed. What would change that looks again by itself.
 		outcome = "refused"
@@ -154,6 +160,12 @@ func (s *Signing) after(ctx context.Context, t store.Task, ends *store.Task, cau
 	if _, err := s.c.Store.Do(ctx, c); err != nil && !errors.Is(err, store.ErrLease) {
 		s.c.Log.Warn("the task is left until its lease ends", "task", t.Key, "error", err)
 	}
+}
+
+// ofPush reports whether a push has queued a task: it does so before its tag is written.
+func ofPush(t store.Task) bool {
+	j, _, err := readTask(t)
+	return err == nil && t.Kind == KindSign && j.pushed
 }
 
 // delay doubles with each attempt.
