@@ -49,7 +49,7 @@ const (
 // A TaskEntry is one task of the queue.
 type TaskEntry struct {
 	ID       string    `json:"id"`
-	Kind     string    `json:"kind"` // sign, supersede
+	Kind     string    `json:"kind"` // sign, resign, supersede, restore, drop
 	Image    Image     `json:"image"`
 	Tag      string    `json:"tag,omitempty"` // or digest, under which it is to be signed
 	Key      string    `json:"key,omitempty"` // the rule's

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/countersign-dev/countersign/server/admission"
 	"github.com/countersign-dev/countersign/store"
 )
@@ -15,6 +17,7 @@ import (
 const (
 	KindSign      = "sign"
 	KindSupersede = "supersede"
+	KindRestore   = "restore" // what supersede has dropped, if its tag has come back
 	KindResign    = "resign"
 )
 
@@ -31,6 +34,8 @@ type Detail struct {
 	Subject string  `json:"subject,omitempty"` // who asked for it
 	Address string  `json:"address,omitempty"`
 	From    string  `json:"from,omitempty"` // of resign: the fingerprint of the old key
+	// Instances are, of supersede, those of the list that was pushed.
+	Instances []digest.Digest `json:"instances,omitempty"`
 }
 
 // key is what tells one job from another. It has no secret and no time: the same is queued once.

@@ -195,7 +195,7 @@ func (s *Signing) stillLeads(ctx context.Context, j *job, old reference.Named) (
 func (j job) detail() []byte {
 	b, _ := json.Marshal(Detail{ // strings always marshal
 		Name: j.name, Key: j.rule.Key, Scope: j.rule.Scope, Trigger: j.trigger, Pushed: j.pushed,
-		Subject: j.by.Subject, Address: j.by.Address, From: j.from,
+		Subject: j.by.Subject, Address: j.by.Address, From: j.from, Instances: j.instances,
 	})
 	return b
 }

@@ -85,9 +85,9 @@ func (s *Signing) Pushed(ctx context.Context, push registry.Push) error {
 
 // Tagged looks once more at what depends on others' signatures: they may have come before their
 // image. It comes after the tag, as Uploaded comes after the upload, so of two that race at least
-// one sees the other.
+// one sees the other. It looks again at what supersede may have dropped before the tag came back, too.
 func (s *Signing) Tagged(ctx context.Context, push registry.Push) error {
-	err := s.pushed(ctx, push, last, func(r Rule, t Trigger) bool { return r.Require != nil || t == OnUpload })
+	err := s.pushed(ctx, push, last, func(r Rule, t Trigger) bool { return r.Require != nil || t == OnUpload || r.Supersede > 0 })
 	return errors.Join(err, s.supersede(ctx, push))
 }
 

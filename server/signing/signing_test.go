@@ -51,6 +51,7 @@ type world struct {
 	door     *admission.Door
 	signing  *signing.Signing
 	config   signing.Config
+	between  func() // once, between what a push signs and its tag
 }
 
 // everything is what -sign-on makes of the settings.
@@ -86,8 +87,15 @@ func newWorldOf(t *testing.T, limit int, keys map[string]signature.Signer, rules
 	})}
 	w.registry, err = registry.NewEmbedded(t.Context(), registry.EmbeddedConfig{
 		Directory: t.TempDir(),
-		Pushed:    func(ctx context.Context, p registry.Push) error { return w.signing.Pushed(ctx, p) },
-		Tagged:    func(ctx context.Context, p registry.Push) error { return w.signing.Tagged(ctx, p) },
+		Pushed: func(ctx context.Context, p registry.Push) error {
+			err := w.signing.Pushed(ctx, p)
+			if between := w.between; between != nil {
+				w.between = nil
+				between()
+			}
+			return err
+		},
+		Tagged: func(ctx context.Context, p registry.Push) error { return w.signing.Tagged(ctx, p) },
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -21,6 +21,7 @@ func (s *Signing) supersede(ctx context.Context, push registry.Push) error {
 		return nil
 	}
 	j := job{image: api.Image{Host: s.c.Hosts[0], Repository: push.Repository, Digest: push.Manifest.Digest}, name: push.Tag}
+	j.instances, _ = push.Manifest.Instances() // what is no list that can be signed has none
 	ref, err := j.reference()
 	if err != nil {
 		return err
@@ -100,9 +101,19 @@ func (s *Signing) supersedeOf(t store.Task) (job, error) {
 
 // kept are the manifests that keep their signature: what the tag is now, and what this push has
 // brought and later ones whose look is still to come; instances included. Earlier pushes' looks do
-// not count: several may be due at once, and then each would wait for the others.
+// not count: several may be due at once, and then each would wait for the others. What they have
+// brought is in the tasks: a tag may be pushed often, and the registry is asked for it alone. It is
+// asked first: what is pushed meanwhile is then among the tasks.
 func (s *Signing) kept(ctx context.Context, j job, pushed time.Time) (keep []digest.Digest, err error) {
-	names := []string{j.name, j.image.Digest.String()}
+	keep = append(j.instances, j.image.Digest)
+	m, err := s.c.Registry.Manifest(ctx, j.image.Repository, j.name)
+	switch {
+	case err == nil:
+		instances, _ := m.Instances() // as in supersede
+		keep = append(append(keep, m.Digest), instances...)
+	case !errors.Is(err, registry.ErrUnknown): // then the tag is gone
+		return nil, err
+	}
 	filter := store.Filter{Kind: store.Tasks, Host: j.image.Host, Repository: j.image.Repository}
 	for after := store.Cursor(""); ; {
 		var entries []store.Entry
@@ -112,36 +123,48 @@ func (s *Signing) kept(ctx context.Context, j job, pushed time.Time) (keep []dig
 		for _, e := range entries {
 			other, d, err := readTask(*e.Task)
 			if e.Task.Kind == KindSupersede && err == nil && other.name == j.name && d.Key == j.rule.Key && !e.Task.Queued.Before(pushed) {
-				names = append(names, e.Image.Digest.String())
+				keep = append(append(keep, e.Image.Digest), d.Instances...)
 			}
 		}
 		if after == "" {
-			break
+			return keep, nil
 		}
 	}
-	for _, name := range names {
-		m, err := s.c.Registry.Manifest(ctx, j.image.Repository, name)
-		if errors.Is(err, registry.ErrUnknown) {
-			keep = append(keep, digest.Digest(name)) // a digest that is gone, or a tag, which is none
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		instances, err := m.Instances()
-		if err != nil {
-			return nil, err
-		}
-		keep = append(append(keep, m.Digest), instances...)
-	}
-	return keep, nil
 }
 
+// drop looks whether the tag is still elsewhere when the signature is gone, and not before: a push
+// that brings it back may find the signature there until then. One that finds it gone has made another.
 func (s *Signing) drop(ctx context.Context, image api.Image, sig store.Signature, j job) error {
-	_, err := s.c.Store.Do(ctx, store.Change{Image: image, Drop: []string{sig.Name}, Record: store.Record{
-		Time: s.c.Clock(), Action: store.Dropped, Subject: subject, Image: image, Names: []string{sig.Name},
+	now := s.c.Clock()
+	back := job{image: image, name: j.name, rule: j.rule, trigger: Trigger(sig.Origin)}
+	if !j.rule.on(back.trigger) {
+		back.trigger = j.rule.On[0]
+	}
+	key := fmt.Sprintf("%s %s %s %s %d", KindRestore, image, j.name, j.rule.Key, now.UnixNano())
+	_, err := s.c.Store.Do(ctx, store.Change{Image: image, Drop: []string{sig.Name}, Then: []store.Task{taskOf(KindRestore, key, back, now)}, Record: store.Record{
+		Time: now, Action: store.Dropped, Subject: subject, Image: image, Names: []string{sig.Name},
 		Fingerprint: sig.Fingerprint, Reference: sig.Reference,
 		Reason: fmt.Sprintf("superseded by %s: the tag has left it for %s or longer", j.rule, j.rule.Supersede.Round(time.Second)),
 	}})
+	if err == nil {
+		s.nudge()
+	}
 	return err
+}
+
+// restoreTask signs again what was dropped, if the tag has come back to it.
+func (s *Signing) restoreTask(ctx context.Context, t store.Task, ends *store.Task) error {
+	j, _, err := readTask(t)
+	if err != nil {
+		return err
+	}
+	_, _, err = s.resolve(ctx, j, resolved{})
+	if errors.Is(err, errLeft) || errors.Is(err, registry.ErrInvalid) {
+		_, err = s.c.Store.Do(ctx, store.Change{Image: t.Image, Ends: ends})
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	return s.signTask(ctx, t, ends)
 }

@@ -71,6 +71,8 @@ func (s *Signing) attempt(ctx context.Context, t store.Task) {
 		err = s.signTask(ctx, t, ends)
 	case KindSupersede:
 		err = s.supersedeTask(ctx, t, ends)
+	case KindRestore:
+		err = s.restoreTask(ctx, t, ends)
 	case KindResign:
 		err = s.resignTask(ctx, t, ends)
 	default:
@@ -124,7 +126,7 @@ func readTask(t store.Task) (job, Detail, error) {
 	}
 	return job{
 		trigger: d.Trigger, image: t.Image, name: d.Name, pushed: d.Pushed,
-		by: admission.Caller{Subject: d.Subject, Address: d.Address},
+		by: admission.Caller{Subject: d.Subject, Address: d.Address}, instances: d.Instances,
 	}, d, nil
 }
 

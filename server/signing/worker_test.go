@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -190,15 +188,12 @@ func TestDeadLetter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w.restart(t, everything(signing.OnUpload)...) // its channels belong to this clock
 		w.due(t)
-		ctx, stop := context.WithCancel(t.Context())
-		var working sync.WaitGroup
-		working.Go(func() { w.signing.Run(ctx) })
 		began := time.Now()
-		for len(w.tasks(t)) == 1 && w.tasks(t)[0].State == store.Queued && time.Since(began) < 2*time.Hour {
-			<-time.After(time.Minute)
-		}
-		stop()
-		working.Wait()
+		w.whileWorking(t, func() {
+			for len(w.tasks(t)) == 1 && w.tasks(t)[0].State == store.Queued && time.Since(began) < 2*time.Hour {
+				<-time.After(time.Minute)
+			}
+		})
 		left := w.tasks(t)
 		if len(left) != 1 || left[0].State != store.Dead || left[0].Attempts != 15 || !strings.Contains(left[0].Problem, "pulled out") {
 			t.Errorf("after %v there is %+v, want a dead task of 15 attempts", time.Since(began), left)
@@ -231,17 +226,12 @@ func TestSignerAwayEndsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w.restart(t, everything(signing.OnUpload)...) // its channels belong to this clock
 		w.due(t)
-		ctx, stop := context.WithCancel(t.Context())
-		var working sync.WaitGroup
-		working.Go(func() { w.signing.Run(ctx) })
-		<-time.After(6 * time.Hour)
+		w.working(t, 2*time.Hour)
 		if left := w.tasks(t); len(left) != 1 || left[0].State != store.Queued || left[0].Attempts < 20 || !strings.Contains(left[0].Problem, "no signer") {
-			t.Errorf("after six hours there is %+v, want a queued task of 20 attempts or more", left)
+			t.Errorf("after two hours there is %+v, want a queued task of 20 attempts or more", left)
 		}
 		absent.broken.Store(false)
-		<-time.After(10 * time.Minute)
-		stop()
-		working.Wait()
+		w.working(t, 10*time.Minute)
 	})
 	w.want(t, image, v1)
 }
@@ -358,97 +348,6 @@ func TestPushDoesNotWaitForAGate(t *testing.T) {
 			t.Errorf("the push is answered %d after %v, want 201 at once", status, time.Since(began))
 		}
 	})
-}
-
-// A tag that comes and goes: each image keeps its signature for the delay after the tag has left it,
-// and what the tag is keeps it for good.
-func TestSupersede(t *testing.T) {
-	t.Parallel()
-	rule := signing.Rule{Key: "server", On: []signing.Trigger{signing.OnPush}, Supersede: 10 * time.Hour}
-	w := ruled(t, rule)
-	a, b, c := w.manifest(t, "ns/app", "a"), w.manifest(t, "ns/app", "b"), w.manifest(t, "ns/app", "c")
-	list, instances, multi := w.list(t, "", "d", "e")
-	synctest.Test(t, func(t *testing.T) {
-		w.restart(t, rule) // its channels belong to this clock
-		ctx, stop := context.WithCancel(t.Context())
-		var working sync.WaitGroup
-		working.Go(func() { w.signing.Run(ctx) })
-		began := time.Now()
-		at := func(hours float64, present ...string) {
-			<-time.After(time.Until(began.Add(time.Duration(hours * float64(time.Hour)))))
-			for name, m := range map[string]string{"a": a, "b": b, "c": c, "list": multi} {
-				if got := slices.Contains(w.own(t, imageOf("ns/app", m)), v1); got != slices.Contains(present, name) {
-					t.Errorf("after %v hours: %s has its signature: %v, want %v", hours, name, got, !got)
-				}
-			}
-		}
-		w.mustPush(t, "ns/app", "v1", a)
-		w.mustPush(t, "ns/app", "v2", a)
-		at(1, "a")
-		w.mustPush(t, "ns/app", "v1", b) // leaves a
-		at(3, "a", "b")
-		w.mustPush(t, "ns/app", "v1", a) // leaves b
-		at(5, "a", "b")
-		w.mustPush(t, "ns/app", "v1", c) // leaves a again
-		at(12, "a", "b", "c")            // a was left for four hours only
-		at(14, "a", "c")
-		at(16, "c")
-		w.mustPush(t, "ns/app", "v1", multi)
-		at(27, "list")
-		for _, instance := range instances {
-			if !slices.Contains(w.own(t, instance), v1) {
-				t.Errorf("an instance of what the tag is has lost its signature")
-			}
-		}
-		w.mustPush(t, "ns/app", "v1", c)
-		at(38, "c")
-		for _, image := range append(instances, list) {
-			if slices.Contains(w.own(t, image), v1) {
-				t.Errorf("%s of what the tag has left has its signature still", image.Digest)
-			}
-		}
-		if got := w.own(t, imageOf("ns/app", a)); !slices.Equal(got, []string{hosts[0] + "/ns/app:v2"}) {
-			t.Errorf("a is signed as %q; v2 is still there", got)
-		}
-		stop()
-		working.Wait()
-	})
-	if left := w.tasks(t); len(left) > 0 {
-		t.Errorf("left are %+v", left)
-	}
-}
-
-// Nobody worked for a while: then several looks are due at once, and none keeps what another has to
-// drop.
-func TestSupersedeLate(t *testing.T) {
-	t.Parallel()
-	rule := signing.Rule{Key: "server", On: []signing.Trigger{signing.OnPush}, Supersede: time.Hour}
-	w := ruled(t, rule)
-	var images []api.Image
-	synctest.Test(t, func(t *testing.T) {
-		w.restart(t, rule)
-		for _, name := range []string{"a", "b", "c", "d"} {
-			m := w.manifest(t, "ns/app", name)
-			w.mustPush(t, "ns/app", "v1", m)
-			images = append(images, imageOf("ns/app", m))
-			<-time.After(time.Second)
-		}
-		<-time.After(10 * time.Hour)
-		ctx, stop := context.WithCancel(t.Context())
-		var working sync.WaitGroup
-		working.Go(func() { w.signing.Run(ctx) })
-		<-time.After(time.Minute)
-		stop()
-		working.Wait()
-	})
-	for i, image := range images {
-		if got, want := slices.Contains(w.own(t, image), v1), i == len(images)-1; got != want {
-			t.Errorf("image %d of %d that were v1: it has its signature: %v, want %v", i+1, len(images), got, want)
-		}
-	}
-	if left := w.tasks(t); len(left) > 0 {
-		t.Errorf("left are %+v", left)
-	}
 }
 
 // A request signs what is there, with the keys that rules have for requests; what it lacks is in
