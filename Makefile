@@ -39,6 +39,7 @@ test:
 	$(call timed,what hostile input costs,go test -count=1 -run CostLittle ./signature ./policy)
 	$(call timed,end to end,$(GO_TEST) -parallel 4 ./e2e/...)
 	$(call timed,pkcs11,cd cmd/countersign-signer-pkcs11 && go test ./...)
+	$(call timed,manifests,cd deploy/kubernetes/render && go test ./...)
 	$(call timed,differential,cd e2e/differential && go test -tags containers_image_openpgp ./...)
 
 # The counts that the tests run a tenth of, in full.
@@ -47,6 +48,7 @@ soak:
 	e2e/install
 	$(GO_TEST) -timeout 4h -count 1 ./...
 	cd cmd/countersign-signer-pkcs11 && go test -count 1 ./...
+	cd deploy/kubernetes/render && go test -count 1 ./...
 	cd e2e/differential && go test -timeout 4h -tags containers_image_openpgp -count 1 ./...
 
 lint:
