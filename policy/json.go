@@ -182,7 +182,7 @@ func (v value) object(known fields) error {
 	return v.each(func(key string, m value) error {
 		set, ok := known[key]
 		if !ok {
-			return m.errorf("unknown key; known here are %s", listed(known))
+			return m.errorf("%w; known here are %s", ErrUnknownKey, listed(known))
 		}
 		return set(m)
 	})
@@ -197,7 +197,7 @@ func (v value) each(f func(key string, m value) error) error {
 	for _, m := range v.members {
 		var err error
 		if seen[m.key] {
-			err = m.errorf("duplicate key")
+			err = m.errorf("%w", ErrDuplicateKey)
 		} else {
 			err = f(m.key, m.value)
 		}

@@ -36,7 +36,7 @@ func parse(data []byte, all *problems) (*Policy, error) {
 		"transports": func(v value) error { return v.each(p.transport) },
 	})
 	if err == nil && len(v.present("default")) == 0 {
-		err = all.note(v.errorf(`"default" is missing: what holds for images that no scope is for`))
+		err = all.note(v.errorf("%w: what holds for images that no scope is for", ErrNoDefault))
 	}
 	if err != nil {
 		return nil, err
@@ -157,7 +157,7 @@ func (p parser) keyData(r *requirement, v value) error {
 	}
 	ring, err := p.rings.read(data)
 	if err != nil {
-		return v.errorf("%w", err)
+		return &Problem{Line: v.line, Place: v.at.String(), Err: err, Late: true}
 	}
 	r.sources, r.ring = []*signature.Keyring{ring}, ring
 	return nil

@@ -5,11 +5,19 @@ import (
 	"fmt"
 )
 
+// What a Problem's Err wraps, of the mistakes that people make most.
+var (
+	ErrUnknownKey   = errors.New("unknown key")
+	ErrDuplicateKey = errors.New("duplicate key")
+	ErrNoDefault    = errors.New(`"default" is missing`)
+)
+
 // A Problem is what is wrong at one place of a policy.
 type Problem struct {
 	Line  int    // from 1; 0 where there is none to name
 	Place string // as jq spells it; empty for the whole
 	Err   error
+	Late  bool // clients read the file, and find it when they need what is there
 }
 
 func (p *Problem) Error() string {

@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
+
+	"github.com/distribution/reference"
 
 	"github.com/countersign-dev/countersign/signature"
 )
@@ -43,6 +46,34 @@ func (p *Policy) Scopes() []Scope {
 		}
 	}
 	return scopes
+}
+
+// For is the scope that decides on a reference, alone.
+func (p *Policy) For(transport string, ref reference.Named) Scope {
+	s := p.scope(transport, ref)
+	if s.at == nil || s.at.parent == nil {
+		transport = ""
+	}
+	return s.export(transport)
+}
+
+// Example is an image that the scope is for, by the transport docker; false: there is none, and
+// clients never look the scope up. Where it can, the scope is not that of the image alone.
+func Example(scope string) (reference.Named, bool) {
+	stem := scope
+	if domain, ok := strings.CutPrefix(scope, "*."); ok {
+		stem = "example." + domain
+	}
+	for _, image := range []string{stem + "/image:tag", stem + ":tag", stem} {
+		named, err := signature.ParseReference(image)
+		if scope == "" {
+			named, err = signature.ParseReference("registry.example.com/image:tag")
+		}
+		if err == nil && slices.Contains(scopeNames(docker, reference.TagNameOnly(named)), scope) {
+			return reference.TagNameOnly(named), true
+		}
+	}
+	return nil, false
 }
 
 func (s scope) export(transport string) Scope {

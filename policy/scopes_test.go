@@ -97,3 +97,42 @@ func same(t *testing.T, a, b []byte) bool {
 	}
 	return fmt.Sprint(x) == fmt.Sprint(y)
 }
+
+// An example is of the scope that it is for; scopes that clients never look up have none.
+func TestExample(t *testing.T) {
+	t.Parallel()
+	for scope, want := range map[string]string{
+		"":                                    "registry.example.com/image:tag",
+		"registry.example.com":                "registry.example.com/image:tag",
+		"registry.example.com:5000":           "registry.example.com:5000/image:tag",
+		"registry.example.com/ns":             "registry.example.com/ns/image:tag",
+		"registry.example.com/ns/app:v1":      "registry.example.com/ns/app:v1",
+		"r.example.com/a@" + string(manifest): "r.example.com/a@" + string(manifest),
+		"*.example.com":                       "example.example.com/image:tag",
+		"docker.io":                           "docker.io/library/image:tag",
+		"docker.io/bitnami":                   "docker.io/bitnami/image:tag",
+		"localhost":                           "localhost/image:tag",
+		"https://registry.example.com":        "", "docker://registry.example.com": "", "registry.example.com/": "", "/registry": "",
+		"registry.example.com/NS": "", "busybox": "", "library/busybox": "", "docker.io/busybox:latest": "", "index.docker.io": "",
+		"*": "", "*.example.com:5000": "", "*.example.com/ns": "", "reg*.example.com": "", "registry.example.com/ns/*": "",
+		"[::1]:5000": "", "registry.example.com/a:v1@" + string(manifest): "", " registry.example.com": "", "registry": "", "REGISTRY": "",
+	} {
+		named, ok := policy.Example(scope)
+		if got := fmt.Sprint(named); ok != (want != "") || ok && got != want {
+			t.Errorf("scope %q: got %s, %v; want %q", scope, got, ok, want)
+		}
+		if !ok {
+			continue
+		}
+		p, err := policy.Parse(fmt.Appendf(nil, `{"default":[{"type":"reject"}],"transports":{"docker":{%q:[{"type":"insecureAcceptAnything"}]}}}`, scope))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := p.For("docker", named); s.Name != scope || s.Transport != "docker" {
+			t.Errorf("scope %q: for its example it is %+v", scope, s)
+		}
+		if s := p.For("atomic", named); s.Transport != "" || s.Place != "default" {
+			t.Errorf("scope %q: for another transport it is %+v", scope, s)
+		}
+	}
+}
