@@ -57,6 +57,10 @@ func (p *Policy) For(transport string, ref reference.Named) Scope {
 	return s.export(transport)
 }
 
+// ScopeNames are the names under which clients look a reference up, the most precise first: here,
+// and in registries.d. The last is empty, and is for everything.
+func ScopeNames(ref reference.Named) []string { return scopeNames(docker, ref) }
+
 // Example is an image that the scope is for, by the transport docker; false: there is none, and
 // clients never look the scope up. Where it can, the scope is not that of the image alone.
 func Example(scope string) (reference.Named, bool) {

@@ -25,6 +25,7 @@ var mayKnow = map[string][]string{
 	"signature/signer":   {"signature"},
 	"lookaside":          {"signature", "api"},
 	"node":               {"policy", "signature"},
+	"node/lint":          {"policy", "signature"},
 	"policy":             {"signature", "api"},
 	"store":              {"api"},
 	"store/disk":         {"store", "api"},
@@ -41,7 +42,7 @@ var mayKnow = map[string][]string{
 	"server/calendar":    {"signature", "store", "api"},
 	"server/readthrough": {"server/admission", "lookaside", "signature", "store", "api"},
 	"server":             {"server/readthrough", "server/access", "server/admission", "server/registry", "server/signing", "lookaside", "node", "policy", "signature", "store", "api"},
-	"cmd/countersign":    {"server", "server/readthrough", "server/access", "server/calendar", "server/admission", "server/registry", "server/signing", "lookaside", "node", "policy", "signature", "signature/signer", "store", "store/disk", "store/postgres", "store/transfer", "server/retention", "api"},
+	"cmd/countersign":    {"server", "server/readthrough", "server/access", "server/calendar", "server/admission", "server/registry", "server/signing", "lookaside", "node", "node/lint", "policy", "signature", "signature/signer", "store", "store/disk", "store/postgres", "store/transfer", "server/retention", "api"},
 	"e2e":                {}, // it knows the binary only
 	"e2e/distribution":   {},
 	// Beside the binary it measures what that is made of: a verification, and stores alone.
@@ -61,7 +62,8 @@ var onlyIn = map[string][]string{
 	"github.com/prometheus/client_golang":     {"server", "server/readthrough", "server/access", "server/readthrough", "server/signing", "server/calendar", "server/retention", "cmd/countersign"},
 	"github.com/sirupsen/logrus":              {"server/registry"},
 	"go.etcd.io/bbolt":                        {"store/disk"},
-	"go.yaml.in/yaml":                         {"cmd/countersign", "node"},
+	"go.yaml.in/yaml":                         {"cmd/countersign", "node", "node/lint"},
+	"github.com/pelletier/go-toml":            {"node/lint"},
 	"golang.org/x/crypto":                     {"server/access"},
 	"golang.org/x/term":                       {"cmd/countersign"},
 	"golang.org/x/time":                       {"server/access"},

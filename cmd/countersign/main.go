@@ -43,6 +43,7 @@ func commands() []command {
 		{"coverage", "say which tags nodes would reject, and why", coverage},
 		{"queue", "show what is still to be signed; retry and drop dead tasks", queue},
 		{"node-config", "make the files with which nodes enforce signatures", nodeConfig},
+		{"lint", "say what is wrong with the files of a node", lintFiles},
 		{"list", "list signatures, or with -withdrawn what was withdrawn", list},
 		{"withdraw", "stop a signature, a key's signatures or an image for good", withdraw},
 		{"lift", "undo a withdrawal", lift},
