@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/countersign-dev/countersign/store/postgres"
 )
@@ -26,7 +27,7 @@ func migrate(ctx context.Context, t terminal, args []string) error {
 	if err != nil {
 		return err
 	}
-	from, to, err := postgres.Migrate(ctx, url, force, logger(t.stderr))
+	from, to, err := postgres.Migrate(ctx, url, force, logger(t.stderr, slog.LevelInfo))
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func moveNamed(ctx context.Context, t terminal, from, to string) (err error) {
 			return fmt.Errorf("%w\nhint: STORE is the directory that has signatures.db, postgres://…, or @FILE", err)
 		}
 	}
-	log := logger(t.stderr)
+	log := logger(t.stderr, slog.LevelInfo)
 	old, err := openUnlimited(ctx, source, log, tell)
 	if err != nil {
 		return fmt.Errorf("-from: %w", err)

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"fmt"
+	"errors"
 	"net"
 	"net/netip"
 	"net/url"
@@ -54,10 +54,11 @@ func (s settings) base() string {
 	return "https://" + s.Hosts[0]
 }
 
+// checkURL shows nothing of what it refuses: it may have a password.
 func (s settings) checkURL() error {
 	u, err := url.Parse(s.URL)
-	if s.URL != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || strings.HasSuffix(s.URL, "/")) {
-		return fmt.Errorf("url is %q; https://registry.example.com is one, without a slash at its end", s.URL)
+	if s.URL != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || strings.HasSuffix(s.URL, "/")) {
+		return errors.New("url is not as https://registry.example.com: with a scheme, without a login, a query, or a slash at its end")
 	}
 	return nil
 }

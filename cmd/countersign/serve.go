@@ -36,7 +36,7 @@ func serve(ctx context.Context, t terminal, args []string) error {
 	if len(s.Hosts) == 0 {
 		s.Hosts = []string{listensAs(s.Listen, main.Addr())}
 	}
-	h, err := open(ctx, s, logger(t.stderr))
+	h, err := open(ctx, s, logger(t.stderr, s.LogLevel))
 	if err != nil {
 		return err
 	}
@@ -62,11 +62,12 @@ func listensAs(setting string, addr net.Addr) string {
 }
 
 // logger writes text for people and JSON for machines.
-func logger(stderr *os.File) *slog.Logger {
+func logger(stderr *os.File, level slog.Level) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level}
 	if isTerminal(stderr) {
-		return slog.New(slog.NewTextHandler(stderr, nil))
+		return slog.New(slog.NewTextHandler(stderr, options))
 	}
-	return slog.New(slog.NewJSONHandler(stderr, nil))
+	return slog.New(slog.NewJSONHandler(stderr, options))
 }
 
 // isTerminal tells a terminal from files and pipes; of other character devices only /dev/null is

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -43,6 +44,7 @@ type settings struct {
 	Release     []string          `yaml:"release"` // repositories whose signatures OpenShift reads by digest alone
 	Retention   retentionOf       `yaml:"retention"`
 	Withdrawals string            `yaml:"withdrawals"` // file that keeps withdrawals outside of the store; empty: none
+	LogLevel    slog.Level        `yaml:"logLevel"`
 
 	SignOn    []signing.Trigger `yaml:"-"` // nil: nobody said, and defaultTriggers hold where there are no rules
 	Profiling bool              `yaml:"-"`
@@ -126,6 +128,7 @@ func (s *settings) parse(t terminal, args []string) (file string, err error) {
 	flags.StringVar(&s.TLS.Key, "tls-key", s.TLS.Key, "PEM `file` of its private key")
 	flags.StringVar(&s.TLS.ClientCA, "tls-client-ca", s.TLS.ClientCA, "PEM `file` of the authorities that vouch for client certificates")
 	flags.BoolVar(&s.NoAccess, "insecure-no-access", false, "let everybody who reaches the server push, have it sign, and withdraw, on any address")
+	flags.TextVar(&s.LogLevel, "log-level", s.LogLevel, "log what is at least of this `level`: debug, info, warn or error")
 	flags.BoolVar(&s.Profiling, "pprof", false, "serve /debug/pprof on the debug address")
 	return file, parse(t, flags, args)
 }

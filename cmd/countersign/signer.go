@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"time"
 
 	"github.com/countersign-dev/countersign/signature"
@@ -45,7 +46,7 @@ func serveSigner(ctx context.Context, t terminal, args []string) error {
 	if *key == "" {
 		return usageError{fmt.Errorf("-key is missing; countersign keys generate makes one")}
 	}
-	log := logger(t.stderr)
+	log := logger(t.stderr, slog.LevelInfo)
 	s, err := followKey(signer.File{Name: *key, Log: log}, *key, *passphrase, time.Now)
 	if err != nil {
 		return err
