@@ -41,6 +41,7 @@ test:
 	$(call timed,pkcs11,cd cmd/countersign-signer-pkcs11 && go test ./...)
 	$(call timed,manifests,cd deploy/kubernetes/render && go test ./...)
 	$(call timed,differential,cd e2e/differential && go test -tags containers_image_openpgp ./...)
+	$(call timed,schemas,cd e2e/schemas && go test ./...)
 
 # The counts that the tests run a tenth of, in full.
 soak: export COUNTERSIGN_SOAK = 1
@@ -50,6 +51,7 @@ soak:
 	cd cmd/countersign-signer-pkcs11 && go test -count 1 ./...
 	cd deploy/kubernetes/render && go test -count 1 ./...
 	cd e2e/differential && go test -timeout 4h -tags containers_image_openpgp -count 1 ./...
+	cd e2e/schemas && go test -count 1 ./...
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
