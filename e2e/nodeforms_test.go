@@ -247,3 +247,33 @@ func TestNodeRole(t *testing.T) {
 		t.Errorf("after the role the command says\n%s", said)
 	}
 }
+
+// TestNodeConfigSpelling gives nodes a registries.d without one of the two names of a lookaside:
+// each client reads the one that it knows.
+func TestNodeConfigSpelling(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, "advertise: false\n")
+	for _, without := range []string{"lookaside", "sigstore"} {
+		t.Run("without "+without, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t).bare(t)
+			n.enforce(t, f.server, "production")
+			files, err := filepath.Glob(filepath.Join(n.registries(), "*.yaml"))
+			if err != nil || len(files) != 1 {
+				t.Fatalf("registries.d has %q: %v", files, err)
+			}
+			all := read(t, files[0])
+			rest := regexp.MustCompile(`(?m)^ +`+without+`: .*\n`).ReplaceAllString(all, "")
+			if rest == all {
+				t.Fatalf("there is no %s:\n%s", without, all)
+			}
+			write(t, files[0], rest)
+			for client, pull := range n.clients(t) {
+				works(t)(pull(f.images["alice"]))
+				if out, err := pull(f.images["nobody"]); err == nil {
+					t.Errorf("%s pulls what nobody signed:\n%s", client, out)
+				}
+			}
+		})
+	}
+}

@@ -93,15 +93,20 @@ func (f fleet) abroad(t testing.TB) {
 	f.images["elsewhere"] = reference
 }
 
+// clients are the programs by which a node pulls.
+func (n *node) clients(t testing.TB) map[string]func(reference string) (string, error) {
+	return map[string]func(string) (string, error){
+		"skopeo": func(reference string) (string, error) { return n.pull(t, reference) },
+		"podman": func(reference string) (string, error) { return n.podman(t, "pull", "--tls-verify=false", reference) },
+	}
+}
+
 // pulls asserts which of the fleet's images the node accepts, by skopeo and by podman.
 func (f fleet) pulls(t *testing.T, n *node, accepted ...string) {
 	t.Helper()
 	for who, reference := range f.images {
-		for client, pull := range map[string]func() (string, error){
-			"skopeo": func() (string, error) { return n.pull(t, reference) },
-			"podman": func() (string, error) { return n.podman(t, "pull", "--tls-verify=false", reference) },
-		} {
-			out, err := pull()
+		for client, pull := range n.clients(t) {
+			out, err := pull(reference)
 			if want := slices.Contains(accepted, who); want != (err == nil) || err != nil && !strings.Contains(out, "Source image rejected") {
 				t.Errorf("%s pulls what %s signed: %v, want it accepted: %v\n%s", client, who, err, want, out)
 			}
@@ -123,6 +128,9 @@ func TestNodeConfig(t *testing.T) {
 				said := f.nodeConfig(t, "-profile", profile, "-o", n.containers(), "-prefix", n.containers())
 				if !strings.Contains(said, "EVERYTHING ELSE IS REFUSED") {
 					t.Errorf("it does not say what a default of reject means:\n%s", said)
+				}
+				if says := "advertises the signature extension: clients find signatures there by themselves, and registries.d has nothing"; strings.Contains(strings.Join(strings.Fields(said), " "), says) != (settings == "") {
+					t.Errorf("it does not say how clients find signatures, by %s:\n%s", name, said)
 				}
 				files := filesIn(t, n.containers())
 				if has := slices.ContainsFunc(files, func(f string) bool { return strings.HasPrefix(f, "registries.d/") }); has == (settings == "") {
