@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,11 +28,10 @@ const (
 type Live struct {
 	name string // for the log: what was read from where
 	log  *slog.Logger
-	read func() (p *policy.Policy, files []string, err error) // files: all it looked at, also on error
+	read func(*files) (*policy.Policy, error)
 
 	mu     sync.Mutex
-	files  []string
-	stamp  string // of the files when they were read last, whatever came of it
+	files  files // what was read last, whatever came of it
 	policy *policy.Policy
 	err    error
 }
@@ -39,16 +39,16 @@ type Live struct {
 // OpenTrusted reads a directory of public keys, which must exist: each may sign for everything on
 // these hosts. Dot-files are editors' and Kubernetes' own.
 func OpenTrusted(directory string, hosts []string, log *slog.Logger) (*Live, error) {
-	return open("trusted keys in "+directory, log, func() (*policy.Policy, []string, error) {
-		return readTrusted(directory, hosts, log)
+	return open("trusted keys in "+directory, log, func(f *files) (*policy.Policy, error) {
+		return f.readTrusted(directory, hosts, log)
 	})
 }
 
 // OpenPolicy reads a policy file and the key files it names. A policy that a check refuses does not
 // read.
 func OpenPolicy(file string, log *slog.Logger, checks ...func(*policy.Policy) error) (*Live, error) {
-	return open("policy "+file, log, func() (*policy.Policy, []string, error) {
-		p, files, err := readPolicy(file, log)
+	return open("policy "+file, log, func(f *files) (*policy.Policy, error) {
+		p, err := f.readPolicy(file, log)
 		for _, check := range checks {
 			if err != nil {
 				break
@@ -57,11 +57,11 @@ func OpenPolicy(file string, log *slog.Logger, checks ...func(*policy.Policy) er
 				err = fmt.Errorf("%s: %w", file, err)
 			}
 		}
-		return p, files, err
+		return p, err
 	})
 }
 
-func open(name string, log *slog.Logger, read func() (*policy.Policy, []string, error)) (*Live, error) {
+func open(name string, log *slog.Logger, read func(*files) (*policy.Policy, error)) (*Live, error) {
 	l := &Live{name: name, log: log, read: read}
 	l.refresh()
 	return l, l.err
@@ -71,7 +71,7 @@ func open(name string, log *slog.Logger, read func() (*policy.Policy, []string, 
 func (l *Live) Policy() *policy.Policy {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if stampOf(l.files) != l.stamp {
+	if l.files.changed() {
 		l.refresh()
 	}
 	return l.policy
@@ -92,8 +92,9 @@ func (l *Live) Err() error {
 }
 
 func (l *Live) refresh() {
-	next, files, err := l.read()
-	l.files, l.stamp, l.err = files, stampOf(files), err
+	l.files = nil
+	next, err := l.read(&l.files)
+	l.err = err
 	if err != nil {
 		l.log.Error("it does not read; what was read before stays in force", "policy", l.name, "error", err)
 		return
@@ -102,35 +103,47 @@ func (l *Live) refresh() {
 	l.log.Info("policy read", "policy", l.name, "keys", next.Keyring().Len())
 }
 
-// stampOf changes when a file does, or comes, or goes.
-func stampOf(files []string) string {
-	var b strings.Builder
-	for _, path := range files {
-		info, err := os.Stat(path)
-		if err != nil {
-			fmt.Fprintf(&b, "%s %v\n", path, err)
-			continue
-		}
-		fmt.Fprintf(&b, "%s %v %d %d\n", path, info.Mode(), info.Size(), info.ModTime().UnixNano())
-	}
-	return b.String()
+// files are what was looked at, each as it was right before: a change that comes while it is being
+// read makes it read again.
+type files []file
+
+type file struct {
+	path string
+	info fs.FileInfo // nil: there was none
 }
 
-func readTrusted(directory string, hosts []string, log *slog.Logger) (*policy.Policy, []string, error) {
-	files := []string{directory}
+// see is to come before whatever asks for the path's content.
+func (f *files) see(path string) {
+	info, _ := os.Stat(path) // whatever is wrong with it, reading says so
+	*f = append(*f, file{path, info})
+}
+
+// changed reports whether a file has come, gone or become another.
+func (f files) changed() bool {
+	return slices.ContainsFunc(f, func(was file) bool {
+		info, err := os.Stat(was.path)
+		if err != nil || was.info == nil {
+			return err == nil || was.info != nil
+		}
+		return !os.SameFile(info, was.info) || info.Mode() != was.info.Mode() || info.Size() != was.info.Size() || !info.ModTime().Equal(was.info.ModTime())
+	})
+}
+
+func (f *files) readTrusted(directory string, hosts []string, log *slog.Logger) (*policy.Policy, error) {
+	f.see(directory)
 	info, err := os.Stat(directory)
 	if err == nil {
 		err = checkOwner(directory, info)
 	}
 	if err != nil {
-		return nil, files, err
+		return nil, err
 	}
 	entries, err := os.ReadDir(directory)
 	if err == nil && len(entries) > maxTrusted {
 		err = fmt.Errorf("%s has %d files, at most %d are read", directory, len(entries), maxTrusted)
 	}
 	if err != nil {
-		return nil, files, err
+		return nil, err
 	}
 	var rings []*signature.Keyring
 	for _, e := range entries {
@@ -138,18 +151,17 @@ func readTrusted(directory string, hosts []string, log *slog.Logger) (*policy.Po
 		if info, err := os.Stat(path); strings.HasPrefix(e.Name(), ".") || err == nil && info.IsDir() {
 			continue
 		}
-		files = append(files, path)
-		ring, readErr := readKeys(path, log)
+		ring, readErr := f.readKeys(path, log)
 		rings, err = append(rings, ring), errors.Join(err, readErr)
 	}
 	if err != nil {
-		return nil, files, err
+		return nil, err
 	}
-	return policy.Trust(hosts, signature.Join(rings...)), files, nil
+	return policy.Trust(hosts, signature.Join(rings...)), nil
 }
 
-func readKeys(path string, log *slog.Logger) (*signature.Keyring, error) {
-	data, err := readOwned(path)
+func (f *files) readKeys(path string, log *slog.Logger) (*signature.Keyring, error) {
+	data, err := f.readOwned(path)
 	if err != nil {
 		return nil, err
 	}
@@ -163,44 +175,41 @@ func readKeys(path string, log *slog.Logger) (*signature.Keyring, error) {
 	return ring, nil
 }
 
-func readPolicy(file string, log *slog.Logger) (*policy.Policy, []string, error) {
-	files := []string{file}
-	data, err := readOwned(file)
+func (f *files) readPolicy(path string, log *slog.Logger) (*policy.Policy, error) {
+	data, err := f.readOwned(path)
 	if err != nil {
-		return nil, files, err
+		return nil, err
 	}
 	p, err := policy.Parse(data)
 	if err == nil {
-		p, err = p.Load(func(path string) ([]byte, error) {
-			files = append(files, path)
-			return readOwned(path)
-		})
+		p, err = p.Load(f.readOwned)
 	}
 	if err != nil {
-		return nil, files, fmt.Errorf("%s: %w", file, err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	for _, skipped := range p.Keyring().Skipped() {
-		log.Warn("key skipped", "file", file, "reason", skipped)
+		log.Warn("key skipped", "file", path, "reason", skipped)
 	}
-	return p, files, nil
+	return p, nil
 }
 
 // readOwned reads what nobody else could have put there: whoever writes a keyring or a policy
 // decides who is trusted. Links are judged by their target.
-func readOwned(path string) ([]byte, error) {
-	f, err := os.Open(path)
+func (f *files) readOwned(path string) ([]byte, error) {
+	f.see(path)
+	opened, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	info, err := f.Stat() // of what is open, whatever the name leads to later
+	defer opened.Close()
+	info, err := opened.Stat() // of what is open, whatever the name leads to later
 	if err == nil {
 		err = checkOwner(path, info)
 	}
 	if err != nil {
 		return nil, err
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	data, err := io.ReadAll(io.LimitReader(opened, maxFile+1))
 	if err == nil && len(data) > maxFile {
 		err = fmt.Errorf("%s has more than %d bytes", path, maxFile)
 	}

@@ -2,6 +2,8 @@ package admission_test
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -9,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/countersign-dev/countersign/policy"
 	"github.com/countersign-dev/countersign/server/admission"
 )
 
@@ -113,6 +116,54 @@ func TestTrustedRefusesItsDirectory(t *testing.T) {
 	for name, directory := range map[string]string{"everybody may write": open, "not there": filepath.Join(open, "none")} {
 		if _, err := admission.OpenTrusted(directory, []string{host}, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), directory) {
 			t.Errorf("%s: got %v, want an error that names %s", name, err, directory)
+		}
+	}
+}
+
+// A file that changes while it is being read is read again, also if it was a key's, and when the
+// first reading failed.
+func TestChangedWhileItIsRead(t *testing.T) {
+	t.Parallel()
+	naming := func(key string) []byte {
+		return fmt.Appendf(nil, `{"default":[{"type":"reject"}],"transports":{"docker":{%q:[{"type":"signedBy","keyType":"GPGKeys","keyPath":%q}]}}}`, host, key)
+	}
+	for name, change := range map[string]func(file, key, other string){
+		"the policy": func(file, _, other string) { write(t, file, naming(other)) },
+		"the key":    func(_, key, _ string) { write(t, key, people()["bob"].public) },
+		"the key, by another file": func(_, key, other string) {
+			if err := os.Rename(other, key); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		for _, refuses := range []bool{false, true} {
+			directory := t.TempDir()
+			file, key, other := filepath.Join(directory, "policy.json"), filepath.Join(directory, "alice"), filepath.Join(directory, "bob")
+			write(t, key, people()["alice"].public)
+			write(t, other, people()["bob"].public)
+			write(t, file, naming(key))
+			readings := 0
+			live, err := admission.OpenPolicy(file, slog.New(slog.DiscardHandler), func(*policy.Policy) error {
+				if readings++; readings > 1 {
+					return nil
+				}
+				change(file, key, other)
+				if refuses {
+					return errors.New("half of it")
+				}
+				return nil
+			})
+			if (err != nil) != refuses {
+				t.Fatalf("%s: %v", name, err)
+			}
+			for range 3 {
+				if got := trusts(live); !slices.Equal(got, []string{"bob"}) {
+					t.Errorf("%s was changed while it was read: trusts %q, want bob", name, got)
+				}
+			}
+			if readings != 2 || live.Err() != nil {
+				t.Errorf("%s: read %d times, %v; want twice, and no error", name, readings, live.Err())
+			}
 		}
 	}
 }
