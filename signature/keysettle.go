@@ -2,8 +2,12 @@ package signature
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/hex"
 	"errors"
+	"maps"
+	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,6 +43,7 @@ func checkSelfSignatures(e *openpgp.Entity) {
 		settle(id.SelfCertifications, ofUserID)
 		settle(id.Revocations, ofUserID)
 	}
+	breakTies(e)
 	for _, sub := range e.Subkeys {
 		settle(sub.Bindings, strong(func(s *pgppacket.Signature) error { return primary.VerifyKeySignature(sub.PublicKey, s) }))
 		settle(sub.Revocations, func(s *pgppacket.Signature) error {
@@ -52,6 +57,62 @@ func settle(signatures []*pgppacket.VerifiableSignature, verify func(*pgppacket.
 		valid := verify(s.Packet) == nil
 		s.Valid = &valid
 	}
+}
+
+// breakTies leaves one of all user ids that a key has signed in the same second: the one that allows
+// least. Clients take from a user id how long the key is good and what for, and those in Go take any
+// of several that are as new: what is admitted must be good for each.
+func breakTies(e *openpgp.Entity) {
+	var all []*pgppacket.VerifiableSignature
+	revoked := map[*pgppacket.VerifiableSignature]int{}
+	for _, name := range slices.Sorted(maps.Keys(e.Identities)) {
+		id := e.Identities[name]
+		for _, s := range id.SelfCertifications {
+			if isValid(s) {
+				all = append(all, s)
+				revoked[s] = ordinal(slices.ContainsFunc(id.Revocations, isValid))
+			}
+		}
+	}
+	tied := func(a, b *pgppacket.VerifiableSignature) int {
+		return cmp.Or(
+			cmp.Compare(ordinal(isPrimary(a.Packet)), ordinal(isPrimary(b.Packet))),
+			cmp.Compare(a.Packet.CreationTime.Unix(), b.Packet.CreationTime.Unix()),
+		)
+	}
+	slices.SortStableFunc(all, func(a, b *pgppacket.VerifiableSignature) int {
+		return cmp.Or(
+			tied(a, b),
+			cmp.Compare(revoked[a], revoked[b]), // what nobody goes by stands for nothing
+			cmp.Compare(ordinal(maySign(a.Packet)), ordinal(maySign(b.Packet))),
+			cmp.Compare(lifetime(a.Packet.KeyLifetimeSecs), lifetime(b.Packet.KeyLifetimeSecs)),
+			cmp.Compare(lifetime(a.Packet.SigLifetimeSecs), lifetime(b.Packet.SigLifetimeSecs)),
+		)
+	})
+	for i := 1; i < len(all); i++ {
+		if tied(all[i-1], all[i]) == 0 {
+			*all[i].Valid = false
+		}
+	}
+}
+
+func ordinal(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func isPrimary(s *pgppacket.Signature) bool { return s.IsPrimaryId != nil && *s.IsPrimaryId }
+
+func maySign(s *pgppacket.Signature) bool { return !s.FlagsValid || s.FlagSign }
+
+// lifetime is how many seconds something is good; OpenPGP writes none, or 0, for ever.
+func lifetime(seconds *uint32) uint32 {
+	if seconds == nil || *seconds == 0 {
+		return math.MaxUint32
+	}
+	return *seconds
 }
 
 func isValid(s *pgppacket.VerifiableSignature) bool { return s.Valid != nil && *s.Valid }

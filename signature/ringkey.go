@@ -122,7 +122,7 @@ func (k *ringKey) identify(settled bool) error {
 }
 
 func preferred(a, b *pgppacket.Signature) bool {
-	first, second := a.IsPrimaryId != nil && *a.IsPrimaryId, b.IsPrimaryId != nil && *b.IsPrimaryId
+	first, second := isPrimary(a), isPrimary(b)
 	return first && !second || first == second && a.CreationTime.After(b.CreationTime)
 }
 
