@@ -212,3 +212,58 @@ func TestAdmissionPolicy(t *testing.T) {
 		t.Errorf("countersign_policy_current is %v while everybody may write the file, want 0", got)
 	}
 }
+
+// TestBrokenKeyOfAPolicy breaks a key file that a policy names: the start is refused and says which
+// file it is, and a server that runs goes on with what it has read.
+func TestBrokenKeyOfAPolicy(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg")
+	const host = "registry.example.test"
+	keys := keyFile(t, "alice")
+	file := signedByFile(t, host, keys)
+	settings := config(t, "admission: {policy: "+file+"}\n")
+	s := start(t, "-host", host, "-sign-on", "none", "-config", settings)
+	n := 0
+	try := func(person string) answer {
+		t.Helper()
+		n++
+		digest := digestOf(fmt.Append(nil, n))
+		return s.upload(t, "ns/app", digest, sign(t, person, host+"/ns/app:v1", digest))
+	}
+	try("alice").want(t, 201)
+	for name, test := range map[string]struct {
+		content string
+		mode    os.FileMode // 0: there is none
+		says    string
+	}{
+		"no key":        {"no key", 0o644, "it is not OpenPGP"},
+		"cut":           {string(publicKey(t, "alice")[:700]), 0o644, "does not read"},
+		"empty":         {"", 0o644, "there is no key in it"},
+		"for everybody": {string(publicKey(t, "bob")), 0o666, "chmod o-w"},
+		"gone":          {"", 0, "no such file"},
+	} {
+		if err := os.Remove(keys); err != nil {
+			t.Fatal(err)
+		}
+		if test.mode != 0 {
+			write(t, keys, test.content)
+			if err := os.Chmod(keys, test.mode); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := len(s.stderr.String())
+		try("bob").refused(t, 403, "DENIED", fingerprintOf(t, "bob"))
+		try("alice").want(t, 201)
+		out := refusal(t, "serve", "-data", filepath.Join(t.TempDir(), "data"), "-listen", "127.0.0.1:0", "-host", host, "-config", settings)
+		for where, said := range map[string]string{"the log": s.stderr.String()[before:], "the refusal to start": out} {
+			if !strings.Contains(said, file) || !strings.Contains(said, keys) || !strings.Contains(said, test.says) {
+				t.Errorf("%s: %s does not name %s, %s and %q:\n%s", name, where, file, keys, test.says, tail(said, 2000))
+			}
+		}
+		write(t, keys, string(publicKey(t, "alice"))) // mended
+		if err := os.Chmod(keys, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		try("alice").want(t, 201)
+	}
+}
