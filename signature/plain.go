@@ -4,9 +4,17 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"reflect"
 
 	"github.com/opencontainers/go-digest"
 )
+
+// Claims says whether the message claims what c does and nothing else, however that is written. The message
+// is as untrusted as before.
+func (m *Message) Claims(c Claim) bool {
+	var got, want any
+	return json.Unmarshal(m.signed, &got) == nil && json.Unmarshal(c.Payload(), &want) == nil && reflect.DeepEqual(got, want)
+}
 
 // HasPlainClaim says whether the message claims, beside reference and digest, a creator and a
 // timestamp in whole seconds and nothing else: what reads releases of OpenShift refuses every other

@@ -122,7 +122,7 @@ func (c *Contained) wrong(format string, args ...any) error {
 	return fmt.Errorf("%w: key %s: %s", signature.ErrSigner, fingerprint(c.Key()), fmt.Sprintf(format, args...))
 }
 
-// judge believes nothing: the signature must be by this key, and of this claim.
+// judge believes nothing: the signature must be by this key, of this claim, and for as long as the key.
 func (c *Contained) judge(content []byte, asked signature.Claim) error {
 	message, err := signature.Parse(content)
 	if err != nil {
@@ -132,8 +132,15 @@ func (c *Contained) judge(content []byte, asked signature.Claim) error {
 	if err != nil {
 		return err
 	}
-	if got.Claim.Digest != asked.Digest || got.Claim.Reference != asked.Reference {
+	switch {
+	case got.Claim.Digest != asked.Digest || got.Claim.Reference != asked.Reference:
 		return fmt.Errorf("it claims that %s is %.200q, and %s as %q was asked for", got.Claim.Digest, got.Claim.Reference, asked.Digest, asked.Reference)
+	case !message.Claims(asked):
+		return errors.New("it claims another creator or time than was asked for, or something beside")
+	case got.Subkey:
+		return errors.New("it is by a subkey, which clients before containers/image 5.37 reject")
+	case !got.Expires.IsZero():
+		return fmt.Errorf("it ends by itself, at %s, and nobody would be warned", got.Expires.Format(time.RFC3339))
 	}
 	return nil
 }

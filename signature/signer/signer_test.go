@@ -220,8 +220,9 @@ func TestContained(t *testing.T) {
 		}
 		return content
 	}
-	retagged, redigested := claim, claim
+	retagged, redigested, redated, recreated := claim, claim, claim, claim
 	retagged.Reference, redigested.Digest = "registry.example.com/app:2", digest.FromString("other")
+	redated.Timestamp, recreated.Creator = now.Add(time.Hour), "somebody else"
 	good := sign(key, claim)
 	flipped := bytes.Clone(good)
 	flipped[len(flipped)-1] ^= 1
@@ -233,6 +234,8 @@ func TestContained(t *testing.T) {
 		"another key":       {answer(sign(other, claim)), signer.Rejected, "not used"},
 		"another reference": {answer(sign(key, retagged)), signer.Rejected, "app:2"},
 		"another digest":    {answer(sign(key, redigested)), signer.Rejected, redigested.Digest.String()},
+		"another time":      {answer(sign(key, redated)), signer.Rejected, "another creator or time"},
+		"another creator":   {answer(sign(key, recreated)), signer.Rejected, "another creator or time"},
 		"broken":            {answer(flipped), signer.Rejected, "not used"},
 		"garbage":           {answer([]byte("<html>")), signer.Rejected, "not used"},
 		"nothing":           {answer(nil), signer.Rejected, "not used"},
