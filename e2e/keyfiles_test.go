@@ -1,8 +1,8 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -142,55 +142,6 @@ func TestTrust(t *testing.T) {
 	write(t, policy, before)
 }
 
-// TestRevoke ends the server's key while it runs: it serves what there is, signs nothing from then on,
-// and says so, as it does when it is started again. Stock gpg sees the revocation.
-func TestRevoke(t *testing.T) {
-	t.Parallel()
-	need(t, "gpg", "skopeo")
-	s := start(t)
-	i := newImage("revoke")
-	s.push(t, i, "ns/app", "v1")
-	signed := "server " + s.address + "/ns/app:v1"
-	s.wantSigned(t, "ns/app", i.digest(), signed)
-	private := filepath.Join(s.data, "keys", "server.key")
-	fingerprint := inspectKey(t, s.serverKey()).fingerprint
-	out := runs(t, "keys", "revoke", "-reason", "compromised", private)
-	for _, words := range []string{fingerprint, "resign -from " + fingerprint, "node-config", "withdraw -key", "Destroy"} {
-		if !strings.Contains(out, words) {
-			t.Errorf("keys revoke does not say %q:\n%s", words, out)
-		}
-	}
-	for _, path := range []string{private, s.serverKey()} {
-		if shown := string(gpg(t, []byte(read(t, path)), "--with-colons", "--show-keys")); !strings.Contains(shown, "pub:r:") && !strings.Contains(shown, "sec:r:") {
-			t.Errorf("gpg does not show %s as revoked:\n%s", path, shown)
-		}
-	}
-	if out := refusal(t, "signer", "-key", private, "-socket", filepath.Join(s.data, "s")); !strings.Contains(out, "revoked") {
-		t.Errorf("a signer starts with a revoked key: %s", out)
-	}
-	fails(t, "503")(newNode(t).copyTo(t, newImage("revoked while it runs").layout(t, "v3"), s.address+"/ns/app:v3"))
-	if log := s.stderr.String(); !strings.Contains(log, "a key was read again, and signs nothing") || !strings.Contains(log, "it is revoked") {
-		t.Errorf("the log does not warn about a key that was revoked:\n%s", tail(log, 5000))
-	}
-	s.explains(t, 1, []string{s.address + "/ns/app:v1"}) // nodes with the revoked public part
-	eventually(t, "the metric of the revoked key", func() bool {
-		return strings.Contains(ask(t, s.debug, "GET", "/metrics", "").want(t, 200).body, `countersign_key_usable{fingerprint="`+fingerprint+`",use="own"} 0`)
-	})
-	s.stop(t)
-	again := s.again(t)
-	if log := again.stderr.String(); !strings.Contains(log, "a key signs nothing") || !strings.Contains(log, "it is revoked") {
-		t.Errorf("the log does not warn about a revoked key:\n%s", log)
-	}
-	if got := again.signatures(t, "ns/app", i.digest()); len(got) != 1 {
-		t.Errorf("%d signatures are served, want the one that was made before", len(got))
-	}
-	fails(t, "503")(newNode(t).copyTo(t, newImage("revoked").layout(t, "v2"), s.address+"/ns/app:v2"))
-	out = again.cli(t, 0, "keys")
-	if !strings.Contains(out, fingerprint+"  revoked") {
-		t.Errorf("keys does not say that it is revoked:\n%s", out)
-	}
-}
-
 // TestTrustShutsNobodyOut narrows a policy down: who was let in by the default, or a wider scope, still is,
 // and nobody is who was not.
 func TestTrustShutsNobodyOut(t *testing.T) {
@@ -227,66 +178,15 @@ func TestTrustShutsNobodyOut(t *testing.T) {
 	upload("alice", "shut/app").refused(t, 403, "DENIED")
 }
 
-// TestRevokedByRoot has root end, and rename, keys of the server's user, as people do at night: the
-// files stay that user's, or the server could not read them and would go on with what it read before.
-func TestRevokedByRoot(t *testing.T) {
-	t.Parallel()
-	need(t, "gpg", "skopeo")
-	needRoot(t, "to be two users")
-	dir := room(t, nobody)
-	private, link := filepath.Join(dir, "release.key"), filepath.Join(dir, "link.key")
-	c := command(t.Context(), "keys", "generate", "release.key")
-	as(dir, nobody)(c)
-	if out, err := c.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	if err := os.Symlink("release.key", link); err != nil {
-		t.Fatal(err)
-	}
-	s := startAs(t, nobody, "signing: {keys: {release: {file: "+private+"}}}\n")
-	works(t)(newNode(t).copyTo(t, newImage("before").layout(t, "v1"), s.address+"/ns/app:v1"))
-	runs(t, "keys", "revoke", "-reason", "compromised", link)
-	fails(t, "503")(newNode(t).copyTo(t, newImage("behind").layout(t, "v2"), s.address+"/ns/app:v2"))
-	if log := s.stderr.String(); !strings.Contains(log, "a key was read again, and signs nothing") || strings.Contains(log, "a key does not read") {
-		t.Errorf("the server does not say that its key is revoked:\n%s", tail(log, 3000))
-	}
-	if info, err := os.Lstat(link); err != nil || info.Mode().Type() != os.ModeSymlink {
-		t.Errorf("the link is %v, %v", info, err)
-	}
-	wantPrivate(t, private, nobody)
-
-	other := startAs(t, nobody, "")
-	other.stop(t)
-	runs(t, "keys", "adopt", "-data", other.data)
-	wantPrivate(t, filepath.Join(other.data, "keys", "server.key"), nobody)
-
-	// Who cannot leave a file to its owner changes nothing.
-	write(t, filepath.Join(dir, "root.key"), read(t, private))
-	if err := errors.Join(os.Chmod(filepath.Join(dir, "root.key"), 0o640), os.Chown(filepath.Join(dir, "root.key"), 0, nobody)); err != nil {
-		t.Fatal(err)
-	}
-	c = command(t.Context(), "keys", "revoke", "-reason", "retired", "root.key")
-	as(dir, nobody)(c)
-	if out, err := c.CombinedOutput(); err == nil || !strings.Contains(string(out), "run this as root") {
-		t.Errorf("root's key, revoked by another: %v\n%s", err, out)
-	}
-}
-
-func wantPrivate(t *testing.T, path string, user int) {
-	t.Helper()
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 || userOf(t, path) != user {
-		t.Errorf("%s: %v, %v, of user %d; want mode 0600 and user %d", path, info.Mode(), err, userOf(t, path), user)
-	}
-}
-
 // TestKeys asks for the calendar: keys that end soon are on top, with what it concerns, in the log and
 // in the metrics; keys that have ended do not stop the start.
 func TestKeys(t *testing.T) {
 	t.Parallel()
 	need(t, "gpg")
 	dir := t.TempDir()
-	soon, long := filepath.Join(dir, "soon.key"), filepath.Join(dir, "long.key")
+	soon, long, ci := filepath.Join(dir, "soon.key"), filepath.Join(dir, "long.key"), filepath.Join(dir, "ci.key")
 	runs(t, "keys", "generate", "-expires", "20d", soon)
+	runs(t, "keys", "generate", "-expires", "60d", ci)
 	runs(t, "keys", "generate", long)
 	both := "signing:\n  keys: {soon: {file: " + soon + "}, long: {file: " + long + "}}\n  rules:\n" +
 		"  - {scope: '', key: soon, on: [push]}\n"
@@ -297,19 +197,31 @@ func TestKeys(t *testing.T) {
 	s = s.again(t, "-config", config(t, both+"  - {scope: '', key: long, on: [push]}\n"))
 	s.push(t, newImage("keys 2"), "ns/app", "v2")
 	s.push(t, newImage("keys 3"), "ns/app", "v3")
+	runs(t, "keys", "trust", strings.TrimSuffix(ci, ".key")+".asc", "-data", s.data)
+	four, home := newImage("keys 4"), gpgHome(t, ci) // nobody signs what is not pushed
+	c := gpgCommand(home, "--sign")
+	c.Stdin = bytes.NewReader(claim(s.address+"/ns/app:v4", four.digest()))
+	uploaded, err := c.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.upload(t, "ns/app", four.digest(), uploaded).want(t, 201)
 
 	fingerprint := inspectKey(t, soon).fingerprint
 	var answer struct {
 		Keys []struct {
 			Fingerprint, Spent, Ends string
-			Own                      bool
+			Own, Admitted            bool
 			References, Alone        int
 		}
 	}
 	if err := json.Unmarshal([]byte(s.cli(t, 0, "keys", "-json")), &answer); err != nil {
 		t.Fatal(err)
 	}
-	if len(answer.Keys) != 2 || answer.Keys[0].Fingerprint != fingerprint || answer.Keys[0].References != 3 || answer.Keys[0].Alone != 1 || !answer.Keys[0].Own || answer.Keys[0].Ends == "" {
+	if k := answer.Keys[1]; k.Fingerprint != inspectKey(t, ci).fingerprint || k.Own || !k.Admitted || k.References != 1 || k.Alone != 1 || k.Ends == "" {
+		t.Errorf("behind it is %+v, want the key of CI, with one tag that is its alone", k)
+	}
+	if len(answer.Keys) != 3 || answer.Keys[0].Fingerprint != fingerprint || answer.Keys[0].References != 3 || answer.Keys[0].Alone != 1 || !answer.Keys[0].Own || answer.Keys[0].Ends == "" {
 		t.Errorf("the calendar is %+v, want %s on top, with 3 tags and one alone", answer.Keys, fingerprint)
 	}
 	if out := s.cli(t, 0, "keys"); !strings.Contains(out, "ALONE") || strings.Index(out, fingerprint) > strings.Index(out, inspectKey(t, long).fingerprint) {
@@ -320,10 +232,14 @@ func TestKeys(t *testing.T) {
 	if _, err := s.stderr.await(s.gone, regexp.MustCompile(`a key is about to expire.*"days":19`)); err != nil {
 		t.Errorf("no warning: %v", err)
 	}
+	if _, err := s.stderr.await(s.gone, regexp.MustCompile(`a key is about to expire.*"own":false.*"days":59`)); err != nil {
+		t.Errorf("no warning of an uploader's key: %v", err)
+	}
 	eventually(t, "the metrics of keys", func() bool {
 		metrics := ask(t, s.debug, "GET", "/metrics", "").want(t, 200).body
 		return strings.Contains(metrics, "countersign_key_usable{fingerprint=\""+fingerprint+"\",use=\"own\"} 1") &&
 			strings.Contains(metrics, "countersign_key_end_timestamp_seconds{fingerprint=\""+fingerprint+"\"") &&
+			strings.Contains(metrics, "countersign_key_references{fingerprint=\""+inspectKey(t, ci).fingerprint+"\",use=\"admitted\"} 1") &&
 			strings.Contains(metrics, "countersign_key_references{fingerprint=\""+fingerprint+"\",use=\"own\"} 1")
 	})
 }

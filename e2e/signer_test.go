@@ -210,6 +210,9 @@ func TestAlgorithms(t *testing.T) {
 				reference := s.address + "/ns/app:" + name
 				works(t)(newNode(t).copyTo(t, newImage(algorithm+name).layout(t, name), reference))
 				works(t)(newNode(t).require(t, s.address, public).pull(t, reference))
+				if algorithm == "rsa3072" && os.Getuid() == 0 && inMemory(t, s.command.Process.Pid, exponent(t, private)) != (name == "file") {
+					t.Errorf("with the key of %s, the private exponent is in the server's memory: %v", name, name != "file")
+				}
 				s.stop(t)
 			}
 		})

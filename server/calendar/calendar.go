@@ -48,6 +48,7 @@ type Calendar struct {
 
 	mu     sync.Mutex
 	warned map[string]time.Duration // the last warning of each key, by its fingerprint
+	next   time.Duration            // until Watch looks again
 }
 
 // New returns a Calendar. It looks by itself while Watch runs.
@@ -71,21 +72,30 @@ func New(c Config) (*Calendar, error) {
 	return cal, nil
 }
 
-// Watch looks every hour until ctx ends, logs what is about to end, and keeps the metrics.
+// Watch looks every hour, and when a key ends, until ctx ends. It logs what is about to end, and keeps the
+// metrics.
 func (c *Calendar) Watch(ctx context.Context) {
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
 	for {
 		if err := c.Look(ctx); err != nil && ctx.Err() == nil {
 			c.c.Log.Warn("which keys are about to end cannot be told", "error", err)
 		}
+		timer := time.NewTimer(c.wait())
 		select {
-		case <-ticker.C:
+		case <-timer.C:
 		case <-c.again:
 		case <-ctx.Done():
+			timer.Stop()
 			return
 		}
+		timer.Stop()
 	}
+}
+
+// wait is how long Watch waits before it looks again.
+func (c *Calendar) wait() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return cmp.Or(c.next, every)
 }
 
 // Again has Watch look before its hour is over: a key has changed.
@@ -107,7 +117,11 @@ func (c *Calendar) Look(ctx context.Context) error {
 	for _, v := range []*prometheus.GaugeVec{c.ends, c.usable, c.refs} {
 		v.Reset()
 	}
+	c.next = every
 	for _, k := range now.Keys {
+		if k.Ends != nil && k.Ends.After(now.AsOf) {
+			c.next = min(c.next, k.Ends.Sub(now.AsOf)+time.Second) // OpenPGP has whole seconds
+		}
 		c.measure(k, now.AsOf)
 		c.warn(k, now.AsOf)
 	}
