@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -15,9 +16,10 @@ import (
 )
 
 const moveText = `Copy everything from one store into another, an empty one: signatures in their order, withdrawals,
-tasks and the audit trail; and compare the two in the end. STORE is a directory, postgres://…, or
-@FILE with that in it; a database's schema must be up (countersign migrate). Stop every server of both
-stores first. A move that ended early is run again. What it was moved from is left as it is.`
+tasks and the audit trail; and compare the two in the end. STORE is a directory, postgres://… or
+host=…, or @FILE with that in it; a database's schema must be up (countersign migrate). Stop every
+server of both stores first. A move that ended early is run again. What it was moved from is left
+as it is.`
 
 func move(ctx context.Context, t terminal, args []string) error {
 	flags := newFlags("move", moveText)
@@ -75,13 +77,16 @@ func moved(s transfer.Sum) string {
 		count(s.Signatures), count(s.Withdrawals), count(s.Images), count(s.Tasks), count(s.Records))
 }
 
+// words is the other form of a database's URL: host=… dbname=….
+var words = regexp.MustCompile(`^(host|hostaddr|dbname|user|service)=`)
+
 // namedStore reads STORE of a command line.
 func namedStore(name string) storeAt {
 	at := defaultStore()
 	switch file, isFile := strings.CutPrefix(name, "@"); {
 	case isFile:
 		at.DatabaseFile = file
-	case strings.HasPrefix(name, "postgres://"), strings.HasPrefix(name, "postgresql://"):
+	case strings.HasPrefix(name, "postgres://"), strings.HasPrefix(name, "postgresql://"), words.MatchString(name):
 		at.Database = name
 	default:
 		at.Directory = name
