@@ -380,35 +380,46 @@ func testListed(t *testing.T, s *server, i image) {
 }
 
 // TestWithdrawalsSurviveRestore brings a store back from a backup: what was withdrawn since is
-// withdrawn before the first node is answered.
+// withdrawn before the first node is answered, and what was lifted since is lifted. With both stores.
 func TestWithdrawalsSurviveRestore(t *testing.T) {
 	t.Parallel()
 	need(t, "gpg", "skopeo")
-	file := filepath.Join(t.TempDir(), "withdrawals")
-	settings := config(t, "withdrawals: "+file+"\n")
-	s := start(t, "-config", settings)
-	i, reference := newImage("restored"), s.address+"/ns/app:v1"
-	s.push(t, i, "ns/app", "v1")
-	s.stop(t)
-	backup := filepath.Join(t.TempDir(), "backup")
-	copyData(t, s.data, backup)
+	eachStore(t, testWithdrawalsSurviveRestore)
+}
 
-	s = s.again(t, "-config", settings)
+func testWithdrawalsSurviveRestore(t *testing.T, k kept) {
+	file := filepath.Join(t.TempDir(), "withdrawals")
+	settings := "withdrawals: " + file + "\n"
+	s := k.start(t, settings)
+	i, j := newImage("restored"), newImage("restored and lifted")
+	reference, lifted := s.address+"/ns/app:v1", s.address+"/ns/app:v2"
+	s.push(t, i, "ns/app", "v1")
+	s.push(t, j, "ns/app", "v2")
+	out := s.cli(t, 0, "withdraw", "-key", fingerprintOf(t, "alice"), "-reason", "a lost key", s.address+"/ns/app@"+j.digest())
+	s.stop(t)
+	restore := k.backup(t, s)
+
+	s = s.again(t, k.flags(t, settings)...)
 	n := newNode(t).require(t, s.address, s.serverKey())
 	works(t)(n.pull(t, reference))
 	s.cli(t, 0, "withdraw", "-image", "-reason", "a bad build", s.address+"/ns/app@"+i.digest())
-	eventually(t, "the file follows", func() bool { return strings.Contains(read(t, file), "a bad build") })
+	s.cli(t, 0, "lift", regexp.MustCompile(`countersign lift (\S+)`).FindStringSubmatch(out)[1])
+	s.upload(t, "ns/app", j.digest(), sign(t, "alice", lifted, j.digest())).want(t, 201)
+	eventually(t, "the file follows", func() bool {
+		return strings.Contains(read(t, file), "a bad build") && strings.Contains(read(t, file), `"lifted"`)
+	})
 	s.kill(t)
-	restored := startIn(t, backup, "-listen", s.address, "-config", settings)
+	restored := restore(settings)
 	fails(t, "rejected")(n.pull(t, reference))
 	restored.tag(t, i, "ns/app", "v1")
 	fails(t, "rejected")(n.pull(t, reference))
+	restored.upload(t, "ns/app", j.digest(), sign(t, "alice", lifted, j.digest())).want(t, 201)
 	shows(t, restored.stderr.String(), "withdrawals file", `"level":"WARN"`)
 	all, _ := restored.scrape(t)
-	if got := all.sum("countersign_withdrawals_restored_total"); got != 1 {
-		t.Errorf("countersign_withdrawals_restored_total is %v, want 1", got)
+	if got := all.sum("countersign_withdrawals_restored_total"); got != 2 {
+		t.Errorf("countersign_withdrawals_restored_total is %v, want 2", got)
 	}
-	shows(t, restored.cli(t, 0, "audit"), "withdrawn by countersign")
+	shows(t, restored.cli(t, 0, "audit"), "withdrawn by countersign", "lifted by countersign")
 	id := regexp.MustCompile(`\S+\n$`).FindString(restored.cli(t, 0, "list", "-withdrawn"))
 	restored.cli(t, 0, "lift", strings.TrimSpace(id))
 	restored.tag(t, i, "ns/app", "v1")

@@ -266,6 +266,31 @@ func (c *Cluster) Psql(database, sql string) (string, error) {
 	return strings.TrimSpace(stdout.String()), nil
 }
 
+// Dump is what pg_dump says of a database.
+func (c *Cluster) Dump(database string) (sql []byte, err error) {
+	p := c.command("pg_dump", "-d", c.URL(database))
+	var stderr bytes.Buffer
+	p.Stderr = &stderr
+	if sql, err = p.Output(); err != nil {
+		return nil, fmt.Errorf("pg_dump: %w\n%s", err, &stderr)
+	}
+	return sql, nil
+}
+
+// Restore makes a database of what Dump has said, and returns its name.
+func (c *Cluster) Restore(sql []byte) (string, error) {
+	name, err := c.Create("template0")
+	if err != nil {
+		return "", err
+	}
+	p := c.command("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", c.URL(name))
+	p.Stdin = bytes.NewReader(sql)
+	if out, err := p.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("psql: %w\n%s", err, out)
+	}
+	return name, nil
+}
+
 // Create makes a database, a clone of another one that nobody is connected to, and returns its name.
 func (c *Cluster) Create(template string) (string, error) {
 	name := fmt.Sprintf("test%d", c.databases.Add(1))
