@@ -5,9 +5,12 @@ import (
 	"context"
 	"crypto"
 	"fmt"
+	"io/fs"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -90,16 +93,28 @@ func (m mill) tree(t testing.TB, root, host string, n int) map[string]string {
 	return found
 }
 
-// killedAt runs a client command and kills it when yes is.
+// killedAt runs a client command and kills it when yes is. In a soak it must be on its way then;
+// what is small may be done before it is killed.
 func (s *server) killedAt(t testing.TB, yes func() bool, name string, args ...string) {
 	t.Helper()
-	c := command(context.Background(), append([]string{name, "-server", "http://" + s.address}, args...)...)
+	killedAt(t, command(context.Background(), append([]string{name, "-server", "http://" + s.address}, args...)...), yes)
+}
+
+func killedAt(t testing.TB, c *exec.Cmd, yes func() bool) {
+	t.Helper()
+	said := newOutput()
+	c.Stdout, c.Stderr = said, said
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, name+" is half done", yes)
+	eventually(t, fmt.Sprint(c.Args[1:], " is half done"), yes)
 	_ = c.Process.Kill()
-	_ = c.Wait() // it was killed, or was done before
+	_ = c.Wait() // however it ended
+	if killed := !c.ProcessState.Exited(); !killed && (soak() || !c.ProcessState.Success()) {
+		t.Errorf("%v ended by itself: %v\n%s", c.Args[1:], c.ProcessState, said)
+	} else {
+		t.Logf("%s was killed on its way: %v", c.Args[1], killed)
+	}
 }
 
 // timed runs a client command and logs how long it took and how much memory it had.
@@ -125,24 +140,31 @@ func (s *server) memory(t testing.TB) string {
 }
 
 // TestExchange imports a hundred signatures, a hundred thousand in a soak, exports them again and
-// has what it began with, although client and server are killed on the way.
+// has what it began with, although client and server are killed on the way. With both stores.
 func TestExchange(t *testing.T) {
 	t.Parallel()
+	eachStore(t, testExchange)
+}
+
+func testExchange(t *testing.T, k kept) {
 	n := 100
 	if soak() {
 		n = 100_000
 	}
-	s := start(t, "-sign-on", "none")
+	flags := append(k.flags(t, ""), "-sign-on", "none")
+	s := start(t, flags...)
 	from, to := t.TempDir(), filepath.Join(t.TempDir(), "to")
 	want := newMill(t, s.data).tree(t, from, s.address, n)
 
 	s.killedAt(t, func() bool { return s.imported(t) >= n/10 }, "import", "-host", s.address, from)
+	t.Logf("import was killed with %d of %d imported, and then the server", s.imported(t), n)
 	s.kill(t)
-	s = s.again(t, "-sign-on", "none")
+	s = s.again(t, flags...)
 	s.timed(t, "import", from)
 	shows(t, s.cli(t, 0, "import", from), fmt.Sprintf("0 signatures imported, %s here already, 0 refused, 0 not read", thousands(n)))
 
-	s.killedAt(t, func() bool { return len(files(t, to)) >= n/20 }, "export", "-host", s.address, to)
+	s.killedAt(t, func() bool { return countFiles(t, to) >= n/20 }, "export", "-host", s.address, to)
+	t.Logf("export was killed with %d files of %d written", countFiles(t, to), n)
 	s.timed(t, "export", "-host", s.address, to)
 	got := files(t, to)
 	for name, content := range want {
@@ -154,6 +176,18 @@ func TestExchange(t *testing.T) {
 		t.Errorf("%d files came out, and %d went in", len(got), len(want))
 	}
 	shows(t, s.cli(t, 0, "export", "-host", s.address, to), " 0 images written, 0 removed")
+}
+
+// countFiles is how many signatures a tree has.
+func countFiles(t testing.TB, root string) (n int) {
+	t.Helper()
+	_ = filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error { // it may not be there yet
+		if err == nil && strings.HasPrefix(d.Name(), "signature-") {
+			n++
+		}
+		return nil
+	})
+	return n
 }
 
 // imported is how many signatures the server counts as imported.

@@ -105,25 +105,30 @@ func TestFsck(t *testing.T) {
 	shows(t, back.cli(t, 0, "audit"), "dropped by countersign fsck "+s.address+"/ns/app@"+i.digest()+" (it did not read)")
 }
 
-// TestFsckKilled kills a repair on its way. What was mended stays, and the next one ends it.
+// TestFsckKilled kills a repair on its way. What was mended stays, and the next one ends it. With both
+// stores.
 func TestFsckKilled(t *testing.T) {
 	t.Parallel()
+	eachStore(t, testFsckKilled)
+}
+
+func testFsckKilled(t *testing.T, k kept) {
 	n := 100
 	if soak() {
 		n = 10_000
 	}
-	s := start(t, "-sign-on", "none")
+	flags := append(k.flags(t, ""), "-sign-on", "none")
+	s := start(t, flags...)
 	tree := t.TempDir()
 	newMill(t, s.data).tree(t, tree, s.address, n)
 	s.timed(t, "import", tree)
 	s.stop(t)
-	spoiled := s.spoil(t, "contents", func(_, value []byte) []byte {
-		if value[len(value)-1]%2 == 0 {
-			return value[:len(value)/2]
-		}
-		return nil
-	})
-	c := command(context.Background(), "fsck", "-data", s.data, "-repair")
+	spoiled := k.halve(t, s)
+	if spoiled < n/10 {
+		t.Fatalf("%d of %d signatures are spoiled", spoiled, n)
+	}
+	at := k.flags(t, "")
+	c := command(context.Background(), append([]string{"fsck", "-data", s.data, "-repair"}, at...)...)
 	said := newOutput()
 	c.Stdout = said
 	if err := c.Start(); err != nil {
@@ -132,11 +137,34 @@ func TestFsckKilled(t *testing.T) {
 	eventually(t, "something is mended", func() bool { return strings.Count(said.String(), ": dropped\n") > spoiled/4 })
 	_ = c.Process.Kill()
 	_ = c.Wait() // it was killed, or was done before
-	s.fsck(t, 0, "-repair")
-	shows(t, s.fsck(t, 0), fmt.Sprintf("%s signatures of ", thousands(n-spoiled)), ": 0 wrong, 0 repaired")
-	back := s.again(t, "-sign-on", "none")
+	t.Logf("of %d spoiled signatures of %d the repair told of %d when it was killed", spoiled, n, strings.Count(said.String(), ": dropped\n"))
+	s.fsck(t, 0, append(at, "-repair")...)
+	shows(t, s.fsck(t, 0, at...), fmt.Sprintf("%s signatures of ", thousands(n-spoiled)), ": 0 wrong, 0 repaired")
+	back := s.again(t, flags...)
 	shows(t, back.timed(t, "import", tree), fmt.Sprintf("%s signatures imported", thousands(spoiled)))
 	if got := strings.Count(back.cli(t, 0, "audit"), "it did not read"); got == 0 || got > spoiled {
 		t.Errorf("%d signatures did not read, and %d records say so", spoiled, got)
 	}
+}
+
+// halve cuts about half of a stopped server's signatures in two, and returns how many.
+func (k kept) halve(t testing.TB, s *server) (spoiled int) {
+	t.Helper()
+	if k.database == nil {
+		return s.spoil(t, "contents", func(_, value []byte) []byte {
+			if value[len(value)-1]%2 == 0 {
+				return value[:len(value)/2]
+			}
+			return nil
+		})
+	}
+	out, err := k.database.Psql("postgres", `WITH halved AS (UPDATE signatures SET content = substring(content FOR length(content) / 2)
+		WHERE get_byte(content, length(content) - 1) % 2 = 0 RETURNING 1) SELECT count(*) FROM halved`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscan(out, &spoiled); err != nil {
+		t.Fatalf("psql says %q", out)
+	}
+	return spoiled
 }

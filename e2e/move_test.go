@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -92,6 +95,83 @@ func TestMove(t *testing.T) {
 	shows(t, refusal(t, "move", "-from", back, "-to", directory), "something of its own") // the other one has less
 	shows(t, refusal(t, "move", "-from", filepath.Join(back, "none"), "-to", directory), "signatures.db")
 	shows(t, refusal(t, "move", "-from", back), "-to")
+}
+
+// TestMoveKilled kills a move again and again, from a directory into a database and from there into
+// another directory. Run once more, each ends with everything.
+func TestMoveKilled(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg")
+	n, parts := 100, []int64{2}
+	if soak() {
+		n, parts = 5000, []int64{16, 8, 4, 2}
+	}
+	d := newDatabase(t)
+	retention := config(t, "retention: {deleted: drop, after: 24h}\n")
+	s := trusting(t, "-config", retention, "-sign-on", "none")
+	tree := t.TempDir()
+	newMill(t, s.data).tree(t, tree, s.address, n)
+	s.cli(t, 0, "import", tree)
+	i := newImage("moved by a killed move")
+	s.push(t, i, "ns/app", "v1")
+	for range 3 {
+		s.upload(t, "ns/app", i.digest(), sign(t, "alice", s.address+"/ns/app:v1", i.digest())).want(t, 201)
+	}
+	s.cli(t, 0, "withdraw", "-signature", s.signatures(t, "ns/app", i.digest())[0].Name, "-reason", "x", s.address+"/ns/app@"+i.digest())
+	s.deletes(t, "ns/app", i.digest())
+	want := microseconds(s.life(t))
+	s.stop(t)
+
+	directory, back := filepath.Join(s.data, "signatures"), filepath.Join(t.TempDir(), "back")
+	file := filepath.Join(back, "signatures.db")
+	rows := func(table string, least int) func() bool {
+		return func() bool {
+			out, err := d.Psql("postgres", "SELECT count(*) >= "+fmt.Sprint(least)+" FROM "+table)
+			return err == nil && out == "t"
+		}
+	}
+	whole, err := os.Stat(filepath.Join(directory, "signatures.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := func(part int64) func() bool {
+		return func() bool {
+			info, err := os.Stat(file)
+			return err == nil && info.Size() >= whole.Size()/part
+		}
+	}
+	url := d.URL("postgres")
+	var there, backAgain []func() bool
+	for _, part := range parts {
+		there = append(there, rows("signatures", n/int(part)), rows("records", n/int(part)))
+		backAgain = append(backAgain, size(4*part), size(part))
+	}
+	for _, way := range []struct {
+		from, to string
+		at       []func() bool
+	}{
+		{directory, url, there},
+		{url, back, backAgain},
+	} {
+		for _, at := range way.at {
+			killedAt(t, command(context.Background(), "move", "-from", way.from, "-to", way.to), at)
+		}
+		out, err := command(t.Context(), "move", "-from", way.from, "-to", way.to).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "moved and compared") {
+			t.Fatalf("the last move: %v\n%s", err, out)
+		}
+		t.Logf("%s", out)
+	}
+	for name, flags := range map[string][]string{
+		"the database":  {"-config", retention, "-database-url", url},
+		"the directory": {"-config", config(t, "retention: {deleted: drop, after: 24h}\nstore: {directory: "+back+"}\n")},
+	} {
+		moved := s.again(t, append(flags, "-sign-on", "none")...)
+		if got := microseconds(moved.life(t)); got != want {
+			t.Errorf("in %s there is\n%s\nwant\n%s", name, tail(got, 5000), tail(want, 5000))
+		}
+		moved.stop(t)
+	}
 }
 
 // TestLifeInDatabase has a signature's whole life with the other store: in, listed, out, withdrawn,
