@@ -6,12 +6,12 @@ import (
 	"crypto"
 	"fmt"
 	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -121,22 +121,48 @@ func killedAt(t testing.TB, c *exec.Cmd, yes func() bool) {
 func (s *server) timed(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	c := command(t.Context(), append([]string{name, "-server", "http://" + s.address}, args...)...)
+	said := newOutput()
+	c.Stdout, c.Stderr = said, said
 	began := time.Now()
-	out, err := c.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", name, err, out)
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
 	}
-	t.Logf("%s took %v and %d MiB; the server has had %s", name, time.Since(began).Round(time.Millisecond),
-		c.ProcessState.SysUsage().(*syscall.Rusage).Maxrss>>10, s.memory(t))
-	return string(out)
+	ended := make(chan error, 1)
+	go func() { ended <- c.Wait() }()
+	// What the system counts for a process begins with its parent's: this is its own.
+	most := "too little to be seen"
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			if now := peakOf(c.Process.Pid); now != "" {
+				most = now
+			}
+			continue
+		case err := <-ended:
+			if err != nil {
+				t.Fatalf("%s: %v\n%s", name, err, said)
+			}
+		}
+		break
+	}
+	t.Logf("%s took %v and %s; the server has had %s", name, time.Since(began).Round(time.Millisecond), most, peakOf(s.command.Process.Pid))
+	return said.String()
 }
 
 var peak = regexp.MustCompile(`VmHWM:\s*(\d+ kB)`)
 
-// memory is the most that the server has had.
-func (s *server) memory(t testing.TB) string {
-	t.Helper()
-	return peak.FindStringSubmatch(read(t, fmt.Sprintf("/proc/%d/status", s.command.Process.Pid)))[1]
+// peakOf is the most memory that a process has had; nothing if it is gone.
+func peakOf(pid int) string {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return ""
+	}
+	if found := peak.FindSubmatch(status); found != nil {
+		return string(found[1])
+	}
+	return ""
 }
 
 // TestExchange imports a hundred signatures, a hundred thousand in a soak, exports them again and
