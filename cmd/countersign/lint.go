@@ -14,10 +14,10 @@ import (
 const lintText = `Say what is wrong with the files of a node: policy.json, registries.d, registries.conf and the keys
 that they name. Each FILE|DIR is of the same node; of a directory like /etc/containers what clients
 read there is read. Every finding has a file, a place, why it matters and what to do; what each of
-them means is in doc/lint.md. It asks nobody.
+them means is in doc/lint.md. It asks nobody, but with -online.
 Exit code 0: no error, also where there are warnings; 1: errors; 2: there was nothing to read.`
 
-func lintFiles(_ context.Context, t terminal, args []string) error {
+func lintFiles(ctx context.Context, t terminal, args []string) error {
 	flags := newFlags("lint", lintText)
 	flags.arguments, flags.more = "FILE|DIR", "FILE|DIR"
 	o := lint.Options{Now: time.Now()}
@@ -25,6 +25,7 @@ func lintFiles(_ context.Context, t terminal, args []string) error {
 	flags.BoolVar(&o.Signs, "signs", false, "images are signed and pushed on the node, too")
 	flags.StringVar(&o.Root, "root", "", "`directory` that is / of the node, where its key files are")
 	flags.StringVar(&o.Prefix, "prefix", "", "`directory` that the node has DIR as (default /etc/containers)")
+	flags.BoolVar(&o.Online, "online", false, "ask the lookasides and registries that the files name")
 	strict := flags.Bool("strict", false, "exit with 1 for warnings, too")
 	asJSON := flags.Bool("json", false, "write the findings as JSON")
 	if err := parse(t, flags, args); err != nil {
@@ -36,7 +37,12 @@ func lintFiles(_ context.Context, t terminal, args []string) error {
 			return usageError{fmt.Errorf("-client: %w", err)}
 		}
 	}
-	r, err := lint.Run(flags.Args(), o)
+	p := newProgress(t.stderr)
+	o.Progress = func(done, all int) {
+		p.show(func() string { return fmt.Sprintf("%d of %d servers have answered", done, all) })
+	}
+	r, err := lint.Run(ctx, flags.Args(), o)
+	p.clear()
 	if err != nil {
 		return exitError{exitUsage, err}
 	}

@@ -60,6 +60,13 @@ const (
 	mirrorIdentity kind = "mirror-identity"
 	mirrorSource   kind = "mirror-lookaside"
 	remapUnused    kind = "remap-unused"
+
+	lookasideDead   kind = "lookaside-dead"
+	lookasideHTML   kind = "lookaside-html"
+	lookasideStatus kind = "lookaside-status"
+	lookasideAway   kind = "lookaside-away"
+	registryAway    kind = "registry-away"
+	sourceMissing   kind = "signatures-nowhere"
 )
 
 // entry is the row of Kinds; a test holds that there is one.
@@ -77,7 +84,7 @@ func row(id kind, s Severity, why, remedy string) Kind { return Kind{string(id),
 // Kinds are all kinds of findings, as the manual has them.
 func Kinds() []Kind {
 	var all []Kind
-	for _, part := range [][]Kind{policyKinds(), keyKinds(), sourceKinds(), mirrorKinds()} {
+	for _, part := range [][]Kind{policyKinds(), keyKinds(), sourceKinds(), mirrorKinds(), onlineKinds()} {
 		all = append(all, part...)
 	}
 	return all
@@ -145,5 +152,16 @@ func mirrorKinds() []Kind {
 		row(mirrorIdentity, Warning, "Signatures name the image as it was signed, and a pull by the mirror's own name wants that name in them. A pull by the original's name through the mirror is judged by the original's scope.", "Give the mirror's scope a signedIdentity of remapIdentity, and the original a scope too."),
 		row(mirrorSource, Warning, "Clients look for signatures where they got the image from: through a mirror, they use the lookaside of the mirror's name, and find none.", "Give the mirror's name the lookaside of the original in registries.d, unless the mirror serves the signature extension."),
 		row(remapUnused, Warning, "remapIdentity replaces its prefix in names that begin with it, and no image of the scope does.", "Its prefix is what images of this scope are pulled as, signedPrefix what they were signed as."),
+	}
+}
+
+func onlineKinds() []Kind {
+	return []Kind{
+		row(lookasideDead, Warning, "Clients since containers/image 5.7 pass over the lookaside of a registry that advertises the signature extension, for reading and for writing.", "Bring its signatures into the registry (countersign import), then remove it."),
+		row(lookasideHTML, Error, "Clients take any answer but 404 for a signature, and fail on it: every pull of an image with fewer signatures than they ask for fails.", "Name the base URL below which unknown paths are 404."),
+		row(lookasideStatus, Error, "Clients end the search for signatures at a 404 alone; every other status fails the pull. Stores of objects answer 403 where nobody may list.", "Have the server answer 404 for what is not there; for S3, allow s3:ListBucket."),
+		row(lookasideAway, Error, "Clients ask it at every pull, and fail where it does not answer.", "Correct the URL, or bring the server up."),
+		row(registryAway, Warning, "It could not be asked whether it advertises the signature extension.", "Look again where it can be reached."),
+		row(sourceMissing, Error, "The policy requires signatures, the registry advertises no signature extension, and registries.d names no lookaside for it: clients find none and reject every image.", "Name its lookaside in registries.d, or put Countersign beside it."),
 	}
 }

@@ -5,6 +5,7 @@ package lint
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -75,6 +76,9 @@ type Options struct {
 	Root   string    // the node's file system; empty: this machine's
 	Prefix string    // where the node has the directories that are given; empty: /etc/containers
 	Now    time.Time // decides which keys are expired
+	Online bool      // ask the lookasides and registries that the files name
+
+	Progress func(done, all int) // of what is asked; may be nil
 }
 
 // soon is how long before a key expires somebody should know.
@@ -82,7 +86,7 @@ const soon = 30 * 24 * time.Hour
 
 // Run reads the files, all of one node, and says what is wrong with them. Its error is that there
 // is nothing to read.
-func Run(paths []string, o Options) (Report, error) {
+func Run(ctx context.Context, paths []string, o Options) (Report, error) {
 	files, err := collect(paths)
 	if err != nil {
 		return Report{}, err
@@ -93,6 +97,9 @@ func Run(paths []string, o Options) (Report, error) {
 		l.file(f)
 	}
 	l.together()
+	if o.Online {
+		l.online(ctx)
+	}
 	return l.sorted(), nil
 }
 
