@@ -185,14 +185,19 @@ func TestLintOnline(t *testing.T) {
 		"a page":                  {"false", page, "lookaside-html", 1, false},
 		"403":                     {"false", forbidden, "lookaside-status", 1, false},
 		"404":                     {"false", http.NotFound, "", 0, true},
+		"a bucket":                {"false", nil, "lookaside-url", 1, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := start(t, "-sign-on", "none", "-config", config(t, "advertise: "+test.advertise+"\n"))
 			s.push(t, newImage("online"), "ns/app", "v1")
-			lookaside := httptest.NewServer(test.answer)
-			t.Cleanup(lookaside.Close)
-			n := newNode(t).lookaside(t, `"`+s.address+`"`, lookaside.URL)
+			url := "s3://bucket/sigs"
+			if test.answer != nil {
+				lookaside := httptest.NewServer(test.answer)
+				t.Cleanup(lookaside.Close)
+				url = lookaside.URL
+			}
+			n := newNode(t).lookaside(t, `"`+s.address+`"`, url)
 			n.mirrors(t, fmt.Sprintf("[[registry]]\nlocation = %q\ninsecure = true\n", s.address))
 			out, code := lint(t, "-online", n.containers())
 			if code != test.code || strings.Contains(out, "["+test.finds+"]") != (test.finds != "") {

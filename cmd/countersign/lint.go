@@ -65,6 +65,9 @@ func printReport(w io.Writer, r lint.Report, asJSON bool) error {
 	for _, f := range append(r.Findings, r.Notes...) {
 		fmt.Fprintf(&out, "%s: %s: %s [%s]\n    why: %s\n    do:  %s\n", f.At(), f.Severity, f.What, f.ID, f.Why, f.Remedy)
 	}
+	if r.More > 0 {
+		fmt.Fprintf(&out, "%d more are left out: of each severity the first thousand are shown\n", r.More)
+	}
 	fmt.Fprintf(&out, "%s read: %s, %s, %s\n", counted(len(r.Files), "file"),
 		counted(r.Count(lint.Error), "error"), counted(r.Count(lint.Warning), "warning"), counted(len(r.Notes), "note"))
 	_, err := io.WriteString(w, printableLines(out.String()))

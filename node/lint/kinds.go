@@ -121,7 +121,7 @@ func keyKinds() []Kind {
 		row(keyShipped, Note, "Red Hat's own files are of several armored blocks. The clients of its distributions are built with gpgme and read them all; those built with Go's OpenPGP read the first.", "Nothing, unless such a client is there; then gpg --dearmor to a file of your own."),
 		row(keyAlgorithm, Warning, "Clients built with Go's OpenPGP before containers/image 5.42 read no EdDSA key, and none of those that stand in one file with it: all their signatures are refused.", "Sign with RSA keys; until then keep EdDSA keys in files, and requirements, of their own."),
 		row(keyWeak, Warning, "Nothing that it signs counts here, nor for every client.", "Replace it by an RSA key of 3072 bits or more."),
-		row(keySpent, Warning, "Nothing that it signs, or has signed, is accepted any more.", "Take it out, or export it again where it was extended."),
+		row(keySpent, Warning, "Whatever it has signed is rejected from then on, but for clients built with Go's OpenPGP before containers/image 5.42, which do not look at expiry.", "Take it out, or export it again where it was extended."),
 		row(keysSpent, Error, "No signature can meet the requirement any more, so every image of the scope is rejected.", "Put a valid key there; export it again where it was extended."),
 		row(keyExpiring, Warning, "From then on everything that it has signed is rejected.", "Extend it, export it again to the nodes, or sign with another in time."),
 	}

@@ -57,7 +57,11 @@ type Report struct {
 	Files    []string  `json:"files"` // that were read, keys among them
 	Findings []Finding `json:"findings"`
 	Notes    []Finding `json:"notes"`
+	More     int       `json:"more,omitempty"` // findings that are left out: there were too many
 }
+
+// maxFindings of one severity is more than somebody reads.
+const maxFindings = 1000
 
 // Count is how many findings are that severe.
 func (r Report) Count(s Severity) (n int) {
@@ -91,7 +95,8 @@ func Run(ctx context.Context, paths []string, o Options) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	l := &linter{Options: o, files: files, keys: map[string]*keyring{}, said: map[string]bool{}}
+	l := &linter{Options: o, files: files, byName: map[string][]namespace{}, tables: map[string]registry{},
+		keys: map[string]*keyring{}, said: map[string]bool{}, counts: map[Severity]int{}}
 	for _, f := range files {
 		l.report.Files = append(l.report.Files, f.path)
 		l.file(f)
@@ -109,9 +114,12 @@ type linter struct {
 	files    []file
 	policies []nodePolicy
 	sources  []namespace // of registries.d
-	mirrors  []registry  // of registries.conf
+	byName   map[string][]namespace
+	mirrors  []registry          // of registries.conf
+	tables   map[string]registry // of them the first by file and prefix, and by file and location
 	keys     map[string]*keyring
 	said     map[string]bool
+	counts   map[Severity]int
 	report   Report
 }
 
@@ -147,6 +155,10 @@ func (l *linter) findWith(id kind, at position, remedy, format string, args ...a
 		return
 	} else {
 		l.said[same] = true
+	}
+	if l.counts[f.Severity]++; l.counts[f.Severity] > maxFindings {
+		l.report.More++
+		return
 	}
 	if f.Severity == Note {
 		l.report.Notes = append(l.report.Notes, f)

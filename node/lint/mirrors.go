@@ -136,17 +136,28 @@ func (l *linter) registry(r registry, table string, where places) {
 			l.find(mirrorsInvalid, at(mirror+".pull-from-mirror"), "%s is none of all, digest-only and tag-only", quoted(m.PullFromMirror))
 		}
 	}
-	for _, other := range l.mirrors {
-		switch {
-		case other.at.file != r.at.file: // a drop-in replaces what was before
-		case other.Prefix == r.Prefix:
-			l.find(mirrorsTwice, r.at, "the prefix %s stands in line %d already", quoted(r.Prefix), other.at.line)
-		case other.Location == r.Location && r.Location != "" && (other.Insecure != r.Insecure || other.Blocked != r.Blocked):
-			l.find(mirrorsInvalid, r.at, "%s has another insecure or blocked in line %d", quoted(r.Location), other.at.line)
-		}
-	}
+	l.again(r)
 	if good {
 		l.mirrors = append(l.mirrors, r)
+	}
+}
+
+// again looks for tables of the same file that a table excludes; in another file it replaces them.
+func (l *linter) again(r registry) {
+	prefix, location := "prefix\n"+r.at.file+"\n"+r.Prefix, "location\n"+r.at.file+"\n"+r.Location
+	other, twice := l.tables[prefix]
+	same, ok := l.tables[location]
+	switch {
+	case twice:
+		l.find(mirrorsTwice, r.at, "the prefix %s stands in line %d already", quoted(r.Prefix), other.at.line)
+	case ok && r.Location != "" && (same.Insecure != r.Insecure || same.Blocked != r.Blocked):
+		l.find(mirrorsInvalid, r.at, "%s has another insecure or blocked in line %d", quoted(r.Location), same.at.line)
+	}
+	if !twice {
+		l.tables[prefix] = r
+	}
+	if !ok {
+		l.tables[location] = r
 	}
 }
 
@@ -217,21 +228,33 @@ func (l *linter) source(r registry, e endpoint, original policy.Scope, image, mi
 
 // ports looks for hosts that the other files know by another port than the policy.
 func (l *linter) ports(p nodePolicy) {
-	scopes := p.Scopes()
+	byHost := map[string][]policy.Scope{} // without port
+	for _, s := range p.Scopes() {
+		if s.Transport == docker && requires(s) {
+			host := withoutPort(s.Name)
+			byHost[host] = append(byHost[host], s)
+		}
+	}
 	for _, n := range l.sources {
 		image, ok := policy.Example(n.name)
 		if !ok || n.isDefault || strings.HasPrefix(n.name, "*") {
 			continue
 		}
-		host := reference.Domain(image)
 		if used := p.For(docker, image); used.Transport != "" && used.Name != "" {
 			continue
 		}
-		for _, s := range scopes {
-			scope, _, _ := strings.Cut(s.Name, "/")
-			if bare, _, _ := strings.Cut(host, ":"); s.Transport == docker && scope != host && requires(s) && (scope == bare || strings.HasPrefix(scope, bare+":")) {
+		host := reference.Domain(image)
+		for _, s := range byHost[withoutPort(host)] {
+			if scope, _, _ := strings.Cut(s.Name, "/"); scope != host {
 				l.find(scopePort, at(p.file, s), "it is for %s, and %s has signatures of %s, for which the policy has no scope", quoted(scope), n.at.At(), quoted(host))
 			}
 		}
 	}
+}
+
+// withoutPort is the host of a name, as it stands in certificates.
+func withoutPort(name string) string {
+	host, _, _ := strings.Cut(name, "/")
+	host, _, _ = strings.Cut(host, ":")
+	return host
 }

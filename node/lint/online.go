@@ -116,10 +116,7 @@ func (o *asking) namespace(n namespace) {
 	if !ok {
 		return
 	}
-	read := n.values[lookaside]
-	if read.text == "" {
-		read = n.values[sigstore]
-	}
+	read := n.own()
 	host, answer := reference.Domain(image), &registryAnswer{}
 	if !n.isDefault && !strings.HasPrefix(n.name, "*") {
 		answer = o.registry(host)

@@ -95,12 +95,30 @@ func (l *linter) section(f file, n *yaml.Node, at []any, each func(key, v *yaml.
 	seen := map[string]int{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, v := n.Content[i], resolved(n.Content[i+1])
+		if key.Tag == "!!merge" && v.Kind == yaml.MappingNode { // <<: what an anchor has
+			l.merged(n, v, each)
+			continue
+		}
 		if line := seen[key.Value]; line > 0 {
 			l.find(sourcesDuplicate, position{f.path, key.Line, key.Column, path(append(slices.Clone(at), key.Value)...)}, "%s stands in line %d already", quoted(key.Value), line)
 			continue
 		}
 		seen[key.Value] = key.Line
 		each(key, v)
+	}
+}
+
+// merged calls each for the keys that a mapping has from another, and not itself.
+func (l *linter) merged(n, from *yaml.Node, each func(key, v *yaml.Node)) {
+	own := map[string]bool{}
+	for i := 0; i < len(n.Content); i += 2 {
+		own[n.Content[i].Value] = true
+	}
+	for i := 0; i+1 < len(from.Content); i += 2 {
+		if key := from.Content[i]; !own[key.Value] {
+			own[key.Value] = true
+			each(key, resolved(from.Content[i+1]))
+		}
 	}
 }
 
@@ -152,6 +170,7 @@ func (l *linter) namespace(f file, key, v *yaml.Node, isDefault bool) {
 		}
 	})
 	l.sources = append(l.sources, n)
+	l.byName[name] = append(l.byName[name], n)
 	if isDefault {
 		return
 	}
@@ -181,6 +200,14 @@ func (l *linter) lookasideURL(at position, key, text string) {
 	}
 }
 
+// own is what a namespace itself says of where signatures are read, newer names first.
+func (n namespace) own() value {
+	if v := n.values[lookaside]; v.text != "" {
+		return v
+	}
+	return n.values[sigstore]
+}
+
 // claimedTwice looks for namespaces that stand in two files.
 func (l *linter) claimedTwice() {
 	first := map[string]position{}
@@ -197,8 +224,8 @@ func (l *linter) claimedTwice() {
 // built-in directory (protocol.md 2).
 func (l *linter) topLevel(ref reference.Named, keys ...string) (value, bool) {
 	for _, name := range policy.ScopeNames(ref) {
-		for _, n := range l.sources {
-			if n.name != name || n.isDefault != (name == "") {
+		for _, n := range l.byName[name] {
+			if n.isDefault != (name == "") {
 				continue
 			}
 			for _, key := range keys {
@@ -217,10 +244,7 @@ func (l *linter) lookasides() {
 		l.spelling(n, lookaside, sigstore)
 		l.spelling(n, staging, sigstoreStaging)
 		image, ok := policy.Example(n.name)
-		read := n.values[lookaside]
-		if read.text == "" {
-			read = n.values[sigstore]
-		}
+		read := n.own()
 		if !ok || !strings.HasPrefix(read.text, "http") {
 			continue
 		}

@@ -18,6 +18,7 @@ type tomlWalk struct {
 	parser unstable.Parser
 	file   string
 	places places
+	lines  []int          // where each begins
 	items  map[string]int // how many tables an array of tables has so far, by its path
 }
 
@@ -25,6 +26,12 @@ type tomlWalk struct {
 func placesIn(f file) places {
 	w := tomlWalk{file: f.path, places: places{}, items: map[string]int{}}
 	w.parser.Reset(f.content)
+	w.lines = []int{0}
+	for offset, b := range f.content {
+		if b == '\n' {
+			w.lines = append(w.lines, offset+1)
+		}
+	}
 	table := ""
 	for w.parser.NextExpression() {
 		switch e := w.parser.Expression(); e.Kind {
@@ -92,8 +99,10 @@ func (w *tomlWalk) note(at string, n *unstable.Node) {
 		}
 		return
 	}
-	start := w.parser.Shape(n.Raw).Start
-	w.places[at] = position{w.file, start.Line, start.Column, at}
+	// The parser could tell, and would count from the beginning each time.
+	offset := int(n.Raw.Offset)
+	line, _ := slices.BinarySearch(w.lines, offset+1)
+	w.places[at] = position{w.file, line, offset - w.lines[line-1] + 1, at}
 }
 
 // cutLast takes the last step off a path.
