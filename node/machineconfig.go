@@ -48,13 +48,15 @@ type ignitionFile struct {
 }
 
 // MachineConfig is the files for the nodes of an OpenShift role. The operator writes them whole:
-// what the nodes' policy.json has must be merged before.
+// what the nodes' policy.json has must be merged before. Of two that write one file the last by
+// name counts, and OpenShift makes a policy.json of its own (99-ROLE-generated-registries) where
+// its settings allow or block registries: this one's name is behind that.
 func (c Config) MachineConfig(role string) ([]byte, error) {
 	if !labels.MatchString(role) {
 		return nil, fmt.Errorf("role %q is none; worker and master are", role)
 	}
 	m := machineConfig{APIVersion: "machineconfiguration.openshift.io/v1", Kind: "MachineConfig", Metadata: metadata{
-		Name:   "99-" + role + "-countersign",
+		Name:   "99-" + role + "-signature-policy",
 		Labels: map[string]string{"machineconfiguration.openshift.io/role": role},
 	}}
 	m.Spec.Config.Ignition.Version = ignitionVersion

@@ -79,6 +79,10 @@ func TestMachineConfig(t *testing.T) {
 					t.Errorf("it is a %s %s with labels %v, want %s", m.APIVersion, m.Kind, m.Labels, want)
 				}
 				wantName(t, m.ObjectMeta)
+				// The operator merges them in the order of their names, and the last policy.json counts.
+				if m.Name < "99-"+role+"-generated-registries" {
+					t.Errorf("%s comes before what OpenShift generates, which replaces it", m.Name)
+				}
 				config, report, err := ignition.Parse(m.Spec.Config.Raw)
 				if err != nil || len(report.Entries) > 0 {
 					t.Fatalf("ignition says %v: %s", err, report)
