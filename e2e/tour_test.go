@@ -22,7 +22,12 @@ func tour(t *testing.T) (steps []step) {
 	if !found || !ended {
 		t.Fatal("the README has no section Five minutes")
 	}
-	for _, block := range regexp.MustCompile("(?s)```console\n(.*?)```").FindAllStringSubmatch(section, -1) {
+	return console(section)
+}
+
+// console are the steps of a page's console blocks.
+func console(page string) (steps []step) {
+	for _, block := range regexp.MustCompile("(?ms)^```console\n(.*?)^```").FindAllStringSubmatch(page, -1) {
 		for _, part := range strings.Split("\n"+block[1], "\n$ ")[1:] {
 			command, shows, _ := strings.Cut(part+"\n", "\n")
 			steps = append(steps, step{command, strings.TrimSpace(shows)})
@@ -78,33 +83,39 @@ func TestTour(t *testing.T) {
 	if !steps[0].matches(shown) {
 		t.Errorf("make run shows\n%s\nand the README says\n%s", shown, steps[0].shows)
 	}
-	// One shell for all of them: what one sets, the next uses.
-	const mark = "=== next ==="
-	var script strings.Builder
-	for _, s := range steps[1:] {
-		fmt.Fprintf(&script, "%s\necho %q\n", strings.ReplaceAll(s.command, "127.0.0.1:5000", address), mark)
-	}
-	c := exec.CommandContext(t.Context(), "bash", "-c", script.String())
-	c.Dir = dir
 	home := filepath.Join(n.dir, "alice")
 	if err := os.Mkdir(home, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { stopAgent(home) })
-	c.Env = append(n.environment, "GNUPGHOME="+home)
+	n.environment = append(n.environment, "GNUPGHOME="+home)
+	for i, output := range n.follow(t, dir, steps[1:], strings.NewReplacer("127.0.0.1:5000", address)) {
+		if s := steps[i+1]; !s.matches(output) {
+			t.Errorf("$ %s\nshows\n%s\nand the README says\n%s", s.command, output, s.shows)
+		}
+	}
+}
+
+// follow runs the commands as one shell, since what one sets the next uses, and returns what each
+// shows. The replacer puts what is here for what the page has.
+func (n *node) follow(t *testing.T, dir string, steps []step, here *strings.Replacer) []string {
+	t.Helper()
+	const mark = "=== next ==="
+	var script strings.Builder
+	for _, s := range steps {
+		fmt.Fprintf(&script, "%s\necho %q\n", here.Replace(s.command), mark)
+	}
+	c := exec.CommandContext(t.Context(), "bash", "-c", script.String())
+	c.Dir, c.Env = dir, n.environment
 	out, err := c.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	outputs := strings.Split(string(out), mark+"\n")
-	if len(outputs) != len(steps) { // the first is another's, the last is what follows the last mark
-		t.Fatalf("%d outputs of %d commands:\n%s", len(outputs)-1, len(steps)-1, out)
+	if len(outputs) != len(steps)+1 { // the last is what follows the last mark
+		t.Fatalf("%d outputs of %d commands:\n%s", len(outputs)-1, len(steps), out)
 	}
-	for i, s := range steps[1:] {
-		if !s.matches(outputs[i]) {
-			t.Errorf("$ %s\nshows\n%s\nand the README says\n%s", s.command, outputs[i], s.shows)
-		}
-	}
+	return outputs[:len(steps)]
 }
 
 // terminal runs the server as a person at a terminal does, with free ports, and returns its
