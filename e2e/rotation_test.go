@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // rotating starts a server that signs with the old key, has the new one too, and a number of tags.
@@ -29,46 +30,37 @@ func rotating(t testing.TB, tags int) (s *server, settings string, old, next str
 	return s, keys + "  - {scope: '', key: next, on: [push]}\n", old, next, images
 }
 
-// TestRotation signs a tenth of a thousand tags again, all of them in make soak, with a SIGKILL in
-// the middle, while nodes with the old keyring, and with both keys, pull all the time. None of their
-// pulls fails; in the end those that have only the new key pull everything.
-func TestRotation(t *testing.T) {
-	t.Parallel()
-	need(t, "gpg", "podman", "skopeo")
-	tags := 100
-	if soak() {
-		tags = 1000
-	}
-	s, settings, old, next, images := rotating(t, tags)
-	reference := func(n int) string { return fmt.Sprintf("%s/ns/app%d:v%d", s.address, n%10, n) }
-	fails(t, "Source image rejected")(newNode(t).require(t, s.address, next).pull(t, reference(0)))
-	s.stop(t)
-	s = s.again(t, "-config", config(t, settings))
+// A pulling is nodes that pull one image after the other, until it ends. None of that may fail.
+type pulling struct {
+	down  sync.RWMutex // while somebody holds it, nobody pulls
+	pulls atomic.Int64
+	ended chan struct{}
+	nodes sync.WaitGroup
+}
 
-	exported := t.TempDir()
-	runs(t, "keys", "export", "-data", s.data, "-o", exported)
-	both := filepath.Join(exported, "countersign.gpg")
-	var pulls, pulled atomic.Int64
-	ended := make(chan struct{})
-	var down sync.RWMutex // while the server is being started again, nobody pulls: that is not what is tried here
-	var nodes sync.WaitGroup
-	for _, keyring := range []string{old, both} {
-		n := newNode(t).require(t, s.address, keyring)
-		nodes.Go(func() {
+// pull has podman on a node for each keyring pull all the time, twice a second at most.
+func pull(t *testing.T, scope string, tags int, reference func(int) string, keyrings ...string) *pulling {
+	t.Helper()
+	p := &pulling{ended: make(chan struct{})}
+	for _, keyring := range keyrings {
+		n := newNode(t).require(t, scope, keyring)
+		p.nodes.Go(func() {
+			ticker := time.NewTicker(500 * time.Millisecond)
+			defer ticker.Stop()
 			for i := 0; ; i = (i + 7) % tags {
 				select {
-				case <-ended:
+				case <-p.ended:
 					return
-				default:
+				case <-ticker.C:
 				}
-				down.RLock()
+				p.down.RLock()
 				out, err := n.podman(t, "pull", "--quiet", "--tls-verify=false", reference(i))
-				down.RUnlock()
+				p.down.RUnlock()
 				if err != nil {
 					t.Errorf("podman with %s: %v\n%s", filepath.Base(keyring), err, out)
 					return
 				}
-				pulls.Add(1)
+				p.pulls.Add(1)
 				if out, err := n.podman(t, "rmi", "--all", "--force"); err != nil {
 					t.Errorf("podman rmi: %v\n%s", err, out)
 					return
@@ -76,40 +68,26 @@ func TestRotation(t *testing.T) {
 			}
 		})
 	}
-	defer nodes.Wait()
-	defer sync.OnceFunc(func() { close(ended) })()
+	return p
+}
 
-	eventually(t, "both nodes pull", func() bool { return pulls.Load() >= 2 })
-	c := command(t.Context(), "resign", "-server", "http://"+s.address, "-from", "old", "-to", "next")
-	said := newOutput()
-	c.Stdout, c.Stderr = said, said
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var made int
-	eventually(t, "some are signed again", func() bool {
-		made = s.signedAgain(t)
-		return made >= tags/10
-	})
-	down.Lock()
-	s.kill(t)
-	if err := c.Wait(); err == nil || !strings.Contains(said.String(), "hint:") {
-		t.Errorf("resign, with the server killed: %v, want an error with a hint: %s", err, said)
-	}
-	s = s.again(t, "-config", config(t, settings))
-	down.Unlock()
-	if t.Logf("killed when %d of %d were signed again", made, tags); made >= tags {
-		t.Error("that is not in the middle")
-	}
-	out := s.cli(t, 0, "resign", "-from", inspectKey(t, old).fingerprint, "-to", inspectKey(t, next).fingerprint)
-	if want := fmt.Sprintf("%s tags and digests are signed by both keys", thousands(tags)); !strings.Contains(out, want) {
-		t.Errorf("resign says %q, want %q", out, want)
-	}
-	before := pulls.Load()
-	eventually(t, "both nodes have pulled since", func() bool { return pulls.Load() >= before+4 || t.Failed() })
+// more waits for further pulls.
+func (p *pulling) more(t *testing.T, n int64) {
+	t.Helper()
+	before := p.pulls.Load()
+	eventually(t, "the nodes pull", func() bool { return p.pulls.Load() >= before+n || t.Failed() })
+}
 
-	// With the new key alone, everything. skopeo does what podman does, but for keeping it.
-	node := newNode(t).require(t, s.address, next)
+func (p *pulling) end() {
+	close(p.ended)
+	p.nodes.Wait()
+}
+
+// wantAll pulls everything with one keyring. skopeo does what podman does, but for keeping it.
+func wantAll(t *testing.T, scope string, tags int, reference func(int) string, keyring string) {
+	t.Helper()
+	node := newNode(t).require(t, scope, keyring)
+	var pulled atomic.Int64
 	var all sync.WaitGroup
 	for part := range 2 {
 		all.Go(func() {
@@ -126,19 +104,116 @@ func TestRotation(t *testing.T) {
 	if int(pulled.Load()) != tags {
 		t.Errorf("%d of %d were pulled with the new key alone", pulled.Load(), tags)
 	}
+}
+
+// TestRotation has two servers on one database sign a tenth of a thousand tags again, all of them in make
+// soak. The one that was asked to is killed in the middle, while nodes with the old keyring, and with both
+// keys, pull from the other all the time: none of their pulls waits or fails. In the end those that have
+// only the new key pull everything, and nobody needs the old one.
+func TestRotation(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg", "podman", "skopeo")
+	tags := 100
+	if soak() {
+		tags = 1000
+	}
+	d, dir, port := newDatabase(t), t.TempDir(), freePorts(t, 1)[0]
+	old, next := filepath.Join(dir, "old.asc"), filepath.Join(dir, "next.asc")
+	runs(t, "keys", "generate", filepath.Join(dir, "old.key"))
+	runs(t, "keys", "generate", filepath.Join(dir, "next.key"))
+	replica := func(signs string, flags ...string) *server {
+		settings := fmt.Sprintf("signing:\n  keys: {old: {file: %s/old.key}, next: {file: %[1]s/next.key}}\n  rules: [{scope: '', key: %s, on: [push]}]\nregistry: {embedded: %[1]s/registry}\n", dir, signs)
+		return start(t, append([]string{"-config", config(t, settings), "-host", port, "-database-url", d.URL("postgres")}, flags...)...)
+	}
+	reference := func(n int) string { return fmt.Sprintf("%s/ns/app%d:v%d", port, n%10, n) }
+	kept := replica("old", "-listen", port)
+	for n := range tags {
+		kept.push(t, newImage(fmt.Sprint("rotation ", n)), fmt.Sprintf("ns/app%d", n%10), fmt.Sprintf("v%d", n))
+	}
+	kept.stop(t)
+	kept = replica("next", "-listen", port)
+	killed := replica("next")
+	exported := t.TempDir()
+	runs(t, "keys", "export", "-server", "http://"+kept.address, "-o", exported)
+	fails(t, "Source image rejected")(newNode(t).require(t, port, next).pull(t, reference(0)))
+
+	p := pull(t, port, tags, reference, old, filepath.Join(exported, "countersign.gpg"))
+	defer p.end()
+	p.more(t, 2)
+	c := command(t.Context(), "resign", "-server", "http://"+killed.address, "-from", "old", "-to", "next")
+	said := newOutput()
+	c.Stdout, c.Stderr = said, said
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var made int
+	eventually(t, "both sign again", func() bool {
+		made = killed.signedAgain(t) + kept.signedAgain(t)
+		return made >= tags/10 && killed.signedAgain(t) > 0
+	})
+	killed.kill(t)
+	if err := c.Wait(); err == nil || !strings.Contains(said.String(), "hint:") {
+		t.Errorf("resign, with the server killed: %v, want an error with a hint: %s", err, said)
+	}
+	if t.Logf("killed when %d of %d were signed again", made, tags); made >= tags {
+		t.Error("that is not in the middle")
+	}
+	out := kept.cli(t, 0, "resign", "-from", inspectKey(t, old).fingerprint, "-to", inspectKey(t, next).fingerprint)
+	if want := fmt.Sprintf("%s tags and digests are signed by both keys", thousands(tags)); !strings.Contains(out, want) {
+		t.Errorf("resign says %q, want %q", out, want)
+	}
+	p.more(t, 4)
+	wantAll(t, port, tags, reference, next)
+	// Once more makes nothing, and nobody needs the old key.
+	if out := kept.cli(t, 0, "resign", "-from", "old", "-to", "next"); !strings.Contains(out, ", 0 more than before") {
+		t.Errorf("a second time: %q", out)
+	}
+	if got := kept.alone(t, inspectKey(t, old).fingerprint); got != 0 {
+		t.Errorf("%d tags are nobody's but the old key's, want 0", got)
+	}
+	t.Logf("%d pulls with the old keyring and with both", p.pulls.Load())
+}
+
+// TestRotationRestart is the same with one server and its own store, which is killed and started again.
+func TestRotationRestart(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg", "podman", "skopeo")
+	tags := 30
+	if soak() {
+		tags = 300
+	}
+	s, settings, old, next, images := rotating(t, tags)
+	reference := func(n int) string { return fmt.Sprintf("%s/ns/app%d:v%d", s.address, n%10, n) }
+	s.stop(t)
+	s = s.again(t, "-config", config(t, settings))
+	exported := t.TempDir()
+	runs(t, "keys", "export", "-data", s.data, "-o", exported)
+	p := pull(t, s.address, tags, reference, old, filepath.Join(exported, "countersign.gpg"))
+	defer p.end()
+	p.more(t, 2)
+	p.down.Lock() // of pulls in the seconds in which nobody serves nothing is promised
+	c := command(t.Context(), "resign", "-server", "http://"+s.address, "-from", "old", "-to", "next")
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	made := 0
+	eventually(t, "some are signed again", func() bool {
+		made = s.signedAgain(t)
+		return made >= tags/10
+	})
+	s.kill(t)
+	_ = c.Wait() // its server is gone
+	s = s.again(t, "-config", config(t, settings))
+	p.down.Unlock()
+	t.Logf("killed when %d of %d were signed again", made, tags)
+	s.cli(t, 0, "resign", "-from", "old", "-to", "next")
+	p.more(t, 2)
+	wantAll(t, s.address, tags, reference, next)
 	for n, i := range images[:3] {
 		if got := len(s.signatures(t, fmt.Sprintf("ns/app%d", n%10), i.digest())); got != 2 {
 			t.Errorf("%s has %d signatures, want one by each key", reference(n), got)
 		}
 	}
-	// Once more makes nothing, and nobody needs the old key.
-	if out := s.cli(t, 0, "resign", "-from", "old", "-to", "next"); !strings.Contains(out, ", 0 more than before") {
-		t.Errorf("a second time: %q", out)
-	}
-	if got := s.alone(t, inspectKey(t, old).fingerprint); got != 0 {
-		t.Errorf("%d tags are nobody's but the old key's, want 0", got)
-	}
-	t.Logf("%d pulls with the old keyring and with both", pulls.Load())
 }
 
 // TestRotationPublished follows a node through a rotation that is given nothing but what the server
