@@ -3,6 +3,7 @@ package differential
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -46,19 +47,52 @@ func TestSigners(t *testing.T) {
 				t.Fatal(err)
 			}
 			for name, s := range map[string]signature.Signer{"file": file, "socket": socket(t, file), "gpg": agent} {
-				t.Run(name, func(t *testing.T) { judged(t, s, public, stranger.export(t, "stranger")) })
+				t.Run(name, func(t *testing.T) { judged(t, string(algorithm), s, public, stranger.export(t, "stranger")) })
 			}
 		})
 	}
-	t.Run("pkcs11", func(t *testing.T) {
-		t.Parallel()
-		s, public := token(t)
-		judged(t, s, public, stranger.export(t, "stranger"))
-	})
+	for algorithm, keyType := range map[string]string{"rsa3072": "rsa:3072", "rsa4096": "rsa:4096"} {
+		t.Run("pkcs11 "+algorithm, func(t *testing.T) {
+			t.Parallel()
+			s, public := token(t, keyType)
+			judged(t, algorithm, s, public, stranger.export(t, "stranger"))
+		})
+	}
+}
+
+// readers are the columns of the table of algorithms in doc/operating.md, in their order.
+var readers = []string{"gpgme, to 5.36", "gpgme, from 5.37", "without gpgme, to 5.40", "without gpgme, 5.42"}
+
+// documented says who reads an algorithm, as the table has it.
+func documented(t *testing.T, algorithm string) map[string]bool {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join("..", "..", "doc", "operating.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if head := "| `-algorithm` | " + strings.Join(readers, " | ") + " |"; !strings.Contains(string(page), head) {
+		t.Fatalf("doc/operating.md has no table %s", head)
+	}
+	for line := range strings.Lines(string(page)) {
+		if !strings.HasPrefix(line, "| `"+algorithm+"`") {
+			continue
+		}
+		reads, cells := map[string]bool{}, strings.Split(line, "|")[2:]
+		for i, reader := range readers {
+			if cell := strings.TrimSpace(cells[i]); cell == "yes" || cell == "no" {
+				reads[reader] = cell == "yes"
+			} else {
+				t.Fatalf("doc/operating.md says %q of %s by %s, want yes or no", cell, algorithm, reader)
+			}
+		}
+		return reads
+	}
+	t.Fatalf("doc/operating.md does not say who reads %s", algorithm)
+	return nil
 }
 
 // judged shows one signature to all clients.
-func judged(t *testing.T, s signature.Signer, public, stranger []byte) {
+func judged(t *testing.T, algorithm string, s signature.Signer, public, stranger []byte) {
 	t.Helper()
 	contained := signers.Contain(s, signers.Bounds{Patience: time.Minute}, time.Now, func(signers.Outcome, time.Duration) {})
 	blob, err := contained.Sign(t.Context(), signature.Claim{
@@ -67,21 +101,24 @@ func judged(t *testing.T, s signature.Signer, public, stranger []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	clients := map[string]func(question) error{
-		string(library): func(q question) error { return askLibrary(t.Context(), q) },
-		"countersign":   evaluate,
-	}
+	clients := map[string]func(question) error{"gpgme, from 5.37": func(q question) error { return askLibrary(t.Context(), q) }, "countersign": evaluate}
 	if library == openpgp { // once is enough
 		if _, err := exec.LookPath("skopeo"); err != nil {
 			lack(t, "skopeo is not installed; run e2e/install as root, or: apt-get install skopeo")
 		}
-		clients[string(skopeo)] = func(q question) error { return askSkopeo(t, q) }
+		clients = map[string]func(question) error{
+			"gpgme, to 5.36":         func(q question) error { return askSkopeo(t, q) }, // 1.9.3 has 5.23
+			"without gpgme, to 5.40": older,
+			"without gpgme, 5.42":    func(q question) error { return askLibrary(t.Context(), q) },
+			"countersign":            evaluate,
+		}
 	}
+	reads := documented(t, algorithm)
+	reads["countersign"] = true
 	for form, keys := range map[string][]byte{"binary": s.Key().Binary(), "armored": s.Key().Armored(), "as made": public} {
-		q := askedWith(keys, blob)
 		for client, ask := range clients {
-			if err := ask(q); err != nil {
-				t.Errorf("%s refuses, with the key %s: %v", client, form, err)
+			if err := ask(askedWith(keys, blob)); (err == nil) != reads[client] {
+				t.Errorf("%s, with the key %s: %v, and doc/operating.md says that it reads %s: %v", client, form, err, algorithm, reads[client])
 			}
 		}
 	}
@@ -89,10 +126,6 @@ func judged(t *testing.T, s signature.Signer, public, stranger []byte) {
 		if ask(askedWith(stranger, blob)) == nil {
 			t.Errorf("%s accepts it by another key", client)
 		}
-	}
-	shutOut := strings.HasPrefix(s.Key().Keys()[0].Algorithm, "EdDSA") // keys generate says so
-	if err := older(s.Key().Binary(), blob); (err != nil) != shutOut {
-		t.Errorf("a client without gpgme, up to 5.40: %v, want shut out: %v", err, shutOut)
 	}
 	home := newGPG(t)
 	home.run(t, atSigning, public, "--import")
@@ -105,16 +138,32 @@ func judged(t *testing.T, s signature.Signer, public, stranger []byte) {
 }
 
 // older is a client up to containers/image 5.40 that was built without gpgme: that had this library.
-func older(keys, blob []byte) error {
-	ring, err := old.ReadKeyRing(bytes.NewReader(keys))
+func older(q question) error {
+	var policy struct {
+		Transports struct {
+			Docker map[string][]struct{ KeyData []byte }
+		}
+	}
+	if err := json.Unmarshal([]byte(q.policy), &policy); err != nil {
+		return err
+	}
+	keys := policy.Transports.Docker["registry.example.com"][0].KeyData
+	read := old.ReadKeyRing
+	if bytes.HasPrefix(keys, []byte("-----")) {
+		read = old.ReadArmoredKeyRing
+	}
+	ring, err := read(bytes.NewReader(keys))
 	if err != nil {
 		return err
 	}
-	details, err := old.ReadMessage(bytes.NewReader(blob), ring, nil, nil)
+	details, err := old.ReadMessage(bytes.NewReader(q.signatures[0]), ring, nil, nil)
 	if err != nil {
 		return err
 	}
 	_, err = io.Copy(io.Discard, details.UnverifiedBody)
+	if details.SignedBy == nil {
+		err = errors.Join(err, errors.New("it is by an unknown key"))
+	}
 	return errors.Join(err, details.SignatureError)
 }
 
@@ -157,7 +206,7 @@ func socket(t *testing.T, s signature.Signer) *signers.Socket {
 }
 
 // token runs the PKCS#11 signer with a key that SoftHSM has made.
-func token(t *testing.T) (s signature.Signer, public []byte) {
+func token(t *testing.T, keyType string) (s signature.Signer, public []byte) {
 	t.Helper()
 	dir := short(t)
 	if err := os.Mkdir(filepath.Join(dir, "tokens"), 0o700); err != nil {
@@ -187,7 +236,7 @@ func token(t *testing.T) (s signature.Signer, public []byte) {
 	for _, c := range []*exec.Cmd{
 		build,
 		command("softhsm2-util", "--init-token", "--free", "--label", "test", "--pin", "123456", "--so-pin", "12345678"),
-		command("pkcs11-tool", "--module", library, "--login", "--pin", "123456", "--keypairgen", "--key-type", "rsa:3072", "--label", "release", "--usage-sign"),
+		command("pkcs11-tool", "--module", library, "--login", "--pin", "123456", "--keypairgen", "--key-type", keyType, "--label", "release", "--usage-sign"),
 		command(signs, append(at, "-certify", "release")...),
 	} {
 		if out, err := c.CombinedOutput(); err != nil {
