@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/countersign-dev/countersign/api"
@@ -19,7 +20,11 @@ import (
 func (s *Server) DebugHandler() http.Handler {
 	r := chi.NewRouter()
 	r.Use(func(next http.Handler) http.Handler { return s.observed(routeDebug, s.guarded(next)) })
-	r.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(s.c.Metrics, promhttp.HandlerOpts{}))
+	var told prometheus.Gatherer = s.c.Metrics
+	if s.c.Gather != nil {
+		told = s.c.Gather
+	}
+	r.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(told, promhttp.HandlerOpts{}))
 	r.Get("/healthz", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, http.StatusOK, state{Status: "ok"}) })
 	r.Get("/readyz", s.serveReady)
 	if s.c.Profiling {

@@ -65,6 +65,7 @@ type Config struct {
 	Profiling bool // /debug/pprof on the debug listener
 	Log       *slog.Logger
 	Metrics   *prometheus.Registry
+	Gather    prometheus.Gatherer // what /metrics tells; nil: Metrics
 	Clock     func() time.Time
 }
 

@@ -13,16 +13,25 @@ type gate struct {
 	writes      *access.Limiter
 }
 
+// openTLS opens what the listener proves itself with, once: it follows its files.
+func (g *ground) openTLS(s settings) error {
+	if s.TLS.Certificate == "" || g.tls != nil {
+		return nil
+	}
+	config, file, err := s.TLS.Listen(time.Now, g.log)
+	if err != nil {
+		return err
+	}
+	g.tls, g.files = config, append(g.files, file)
+	return nil
+}
+
 // openAccess opens our own settings, and TLS. Where the registry answers who may pull and push there,
 // it goes on to: our own settings say the rest.
 func (h *house) openAccess(s settings, registrys access.Access) (gate, error) {
 	g := gate{access: registrys}
-	if s.TLS.Certificate != "" {
-		config, file, err := s.TLS.Listen(time.Now, h.log)
-		if err != nil {
-			return gate{}, err
-		}
-		h.tls, h.files = config, append(h.files, file)
+	if err := h.openTLS(s); err != nil {
+		return gate{}, err
 	}
 	var rate access.Rate
 	if s.Access != nil {

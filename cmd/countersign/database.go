@@ -104,14 +104,14 @@ func connection(name, url, file string) (string, error) {
 }
 
 // openStore opens the one store that the settings name, for the server.
-func (h *house) openStore(ctx context.Context, s settings) error {
-	opened, err := s.openStore(ctx, h.log, func(image api.Image, name string, err error) {
-		h.log.Error("a stored signature does not read and is left out", "image", image.String(), "name", name, "error", err)
+func (g *ground) openStore(ctx context.Context, s settings) error {
+	opened, err := s.openStore(ctx, g.log, func(image api.Image, name string, err error) {
+		g.log.Error("a stored signature does not read and is left out", "image", image.String(), "name", name, "error", err)
 	})
 	if err != nil {
-		return err // and h.store stays nil
+		return err // and g.store stays nil
 	}
-	h.store = opened
+	g.store = opened
 	return nil
 }
 

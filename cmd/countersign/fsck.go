@@ -55,7 +55,7 @@ func fsck(ctx context.Context, t terminal, args []string) error {
 		return err
 	}
 	c := &checking{t: t, repair: *repair, progress: newProgress(t.stderr), damaged: map[api.Image]map[string]error{}}
-	h := &house{log: logger(t.stderr, slog.LevelInfo), live: map[string]*admission.Live{}}
+	h := &house{ground: &ground{log: logger(t.stderr, slog.LevelInfo)}, live: map[string]*admission.Live{}}
 	if c.ring, err = h.knownKeys(s); err != nil {
 		return err
 	}

@@ -5,10 +5,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -22,20 +23,35 @@ import (
 	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/server/admission"
 	"github.com/countersign-dev/countersign/server/calendar"
+	"github.com/countersign-dev/countersign/server/registry"
 	"github.com/countersign-dev/countersign/server/retention"
 	"github.com/countersign-dev/countersign/server/signing"
 	"github.com/countersign-dev/countersign/signature"
 	"github.com/countersign-dev/countersign/store"
 )
 
-// A house is everything that a server stands on, opened.
-type house struct {
+// A ground is what stays while settings change: what is stored, and what a listener proves itself with.
+type ground struct {
 	log      *slog.Logger
 	store    keptStore
-	ledger   *server.Ledger       // nil: withdrawals are in the store only
+	ledger   *server.Ledger // nil: withdrawals are in the store only
+	embedded *registry.Embedded
+	tls      *tls.Config   // nil: none
+	files    []access.File // that it follows
+	metrics  *prometheus.Registry
+	current  atomic.Pointer[house] // that stands on it
+}
+
+// A house is everything else that a server stands on, opened as its settings say. When they change
+// another takes its place.
+type house struct {
+	*ground
+	settings settings
+	leave    context.CancelFunc   // ends what it does by itself
 	retained *retention.Retention // nil: what is deleted keeps its signatures
-	registry io.Closer
 	server   *server.Server
+	answers  http.Handler                // on the main listener
+	debug    http.Handler                // on the debug listener
 	keys     map[string]signature.Signer // what the server signs with, by name; none: nothing is signed
 	signer   *signature.FileSigner       // the key that the server made itself; nil: it has others, or none
 	signing  *signing.Signing
@@ -45,8 +61,7 @@ type house struct {
 	ownPolicy atomic.Pointer[policy.Policy]
 	made      bool // the key was made just now
 	live      map[string]*admission.Live
-	files     []access.File // of access, TLS and keys
-	tls       *tls.Config   // nil: none
+	files     []access.File // of access and keys
 }
 
 // A keptStore is open until it is closed.
@@ -55,20 +70,45 @@ type keptStore interface {
 	Close() error
 }
 
-// open opens the parts from the ground up. What it opened before an error is closed again.
-func open(ctx context.Context, s settings, log *slog.Logger) (_ *house, err error) {
-	h := &house{log: log, live: map[string]*admission.Live{}}
+// open opens the parts from the ground up. What it opened before an error is closed again. The
+// first house stands on it then.
+func open(ctx context.Context, s settings, log *slog.Logger, more ...access.File) (_ *ground, err error) {
+	g := &ground{log: log, metrics: prometheus.NewRegistry(), files: more}
 	defer func() {
 		if err != nil {
-			h.close()
+			g.close()
 		}
 	}()
+	g.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := os.MkdirAll(s.Data, 0o755); err != nil {
 		return nil, err
 	}
-	if err := h.openStore(ctx, s); err != nil {
+	if err := g.openStore(ctx, s); err != nil {
 		return nil, err
 	}
+	if err := g.openEmbedded(ctx, s); err != nil {
+		return nil, err
+	}
+	h, err := g.build(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.openLedger(ctx, s); err != nil {
+		return nil, err
+	}
+	g.current.Store(h)
+	return g, nil
+}
+
+// build builds a house on the ground, beside the one that may stand there.
+func (g *ground) build(ctx context.Context, s settings) (_ *house, err error) {
+	h := &house{ground: g, settings: s, live: map[string]*admission.Live{}}
+	ctx, h.leave = context.WithCancel(ctx)
+	defer func() {
+		if err != nil {
+			h.leave()
+		}
+	}()
 	if err := h.openKeys(ctx, s); err != nil {
 		return nil, err
 	}
@@ -76,8 +116,7 @@ func open(ctx context.Context, s settings, log *slog.Logger) (_ *house, err erro
 }
 
 func (h *house) assemble(ctx context.Context, s settings) error {
-	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	metrics := prometheus.NewRegistry() // counts begin anew
 	door, err := h.door(s)
 	if err != nil {
 		return err
@@ -94,7 +133,7 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 		return err
 	}
 	// The registry tells the signing of pushes, and the signing asks the registry what a tag is.
-	beside, err := h.openRegistry(ctx, s, metrics, h.watchers())
+	beside, err := h.openRegistry(s, metrics)
 	if err != nil {
 		return err
 	}
@@ -117,9 +156,6 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
-	if err := h.openLedger(ctx, s, metrics); err != nil {
-		return err
-	}
 	h.calendar, err = calendar.New(calendar.Config{
 		Own: h.own, Admitted: func() *signature.Keyring { return h.live["admission"].Policy().Keyring() },
 		Store: h.store, Leads: h.signing.Leading, Clock: time.Now, Log: h.log, Metrics: metrics,
@@ -135,17 +171,21 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 		Calendar:    h.calendar.Read,
 		DropForeign: s.Admission.Foreign == "drop", Advertise: s.Advertise, Profiling: s.Profiling,
 		Keys: h.own, NodeLookasides: func() []node.Lookaside { return s.nodeLookasides(h.live["admission"].Policy()) },
-		Log: h.log, Metrics: metrics, Clock: time.Now,
+		Log: h.log, Metrics: metrics, Gather: prometheus.Gatherers{h.metrics, metrics}, Clock: time.Now,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	h.answers, h.debug = h.server.Handler(), h.server.DebugHandler()
+	return nil
 }
 
 // openLedger returns when store and file agree on what is withdrawn: nothing is served before.
-func (h *house) openLedger(ctx context.Context, s settings, metrics prometheus.Registerer) (err error) {
+func (g *ground) openLedger(ctx context.Context, s settings) (err error) {
 	if s.Withdrawals == "" {
 		return nil
 	}
-	h.ledger, err = server.OpenLedger(ctx, server.LedgerConfig{File: s.Withdrawals, Store: h.store, Clock: time.Now, Log: h.log, Metrics: metrics})
+	g.ledger, err = server.OpenLedger(ctx, server.LedgerConfig{File: s.Withdrawals, Store: g.store, Clock: time.Now, Log: g.log, Metrics: g.metrics})
 	return err
 }
 
@@ -204,7 +244,7 @@ func (h *house) watch(ctx context.Context, metrics prometheus.Registerer) {
 			return 1
 		}))
 	}
-	for _, file := range h.files {
+	for _, file := range slices.Concat(h.ground.files, h.files) {
 		metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "countersign_file_current", Help: "1 while files of access, TLS or a key read; 0 while they do not, and what they said before is in force.",
 			ConstLabels: prometheus.Labels{"file": file.Name},
@@ -219,7 +259,7 @@ func (h *house) watch(ctx context.Context, metrics prometheus.Registerer) {
 		for _, live := range h.live {
 			live.Reload()
 		}
-		for _, file := range h.files {
+		for _, file := range slices.Concat(h.ground.files, h.files) {
 			file.Reload()
 		}
 	})
@@ -242,18 +282,18 @@ func onHangup(ctx context.Context, do func()) {
 	}()
 }
 
-func (h *house) close() {
+func (g *ground) close() {
 	var errs []error
-	if h.registry != nil {
-		errs = append(errs, h.registry.Close())
+	if g.embedded != nil {
+		errs = append(errs, g.embedded.Close())
 	}
-	if h.ledger != nil {
-		errs = append(errs, h.ledger.Close())
+	if g.ledger != nil {
+		errs = append(errs, g.ledger.Close())
 	}
-	if h.store != nil {
-		errs = append(errs, h.store.Close())
+	if g.store != nil {
+		errs = append(errs, g.store.Close())
 	}
 	if err := errors.Join(errs...); err != nil {
-		h.log.Error("closing", "error", err)
+		g.log.Error("closing", "error", err)
 	}
 }

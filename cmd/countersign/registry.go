@@ -58,21 +58,34 @@ type watchers struct {
 	deleted        registry.DeleteWatcher
 }
 
-func (h *house) openRegistry(ctx context.Context, s settings, metrics prometheus.Registerer, w watchers) (neighbour, error) {
+func (h *house) openRegistry(s settings, metrics prometheus.Registerer) (neighbour, error) {
 	if s.Registry.URL != "" {
-		return h.openRemote(s.Registry, metrics, w)
+		return h.openRemote(s.Registry, metrics, h.watchers())
 	}
-	e, err := registry.NewEmbedded(ctx, registry.EmbeddedConfig{
+	return neighbour{Registry: h.embedded}, nil
+}
+
+// openEmbedded opens the registry that stays: it tells whatever house stands there.
+func (g *ground) openEmbedded(ctx context.Context, s settings) error {
+	if s.Registry.URL != "" {
+		return nil
+	}
+	w := watchers{
+		pushed:  func(ctx context.Context, p registry.Push) error { return g.current.Load().watchers().pushed(ctx, p) },
+		tagged:  func(ctx context.Context, p registry.Push) error { return g.current.Load().watchers().tagged(ctx, p) },
+		deleted: func(ctx context.Context, d registry.Delete) error { return g.current.Load().watchers().deleted(ctx, d) },
+	}
+	embedded, err := registry.NewEmbedded(ctx, registry.EmbeddedConfig{
 		Directory: s.Registry.Embedded,
 		Pushed:    w.pushed, Tagged: w.tagged, Deleted: w.deleted,
 		Refusal: server.Refusal,
-		Log:     h.log,
+		Log:     g.log,
 	})
 	if err != nil {
-		return neighbour{}, err
+		return err // and g.embedded stays nil
 	}
-	h.registry = e
-	return neighbour{Registry: e}, nil
+	g.embedded = embedded
+	return nil
 }
 
 // openRemote asks the registry nothing yet: it may start later, and be away at times.

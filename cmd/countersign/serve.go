@@ -36,19 +36,22 @@ func serve(ctx context.Context, t terminal, args []string) error {
 	if len(s.Hosts) == 0 {
 		s.Hosts = []string{listensAs(s.Listen, main.Addr())}
 	}
-	h, err := open(ctx, s, logger(t.stderr, s.LogLevel))
+	level := new(slog.LevelVar)
+	level.Set(s.LogLevel)
+	again := newRereading(s, level, func() (settings, error) { return readSettings(t, args) })
+	g, err := open(ctx, s, logger(t.stderr, level), again.files()...)
 	if err != nil {
 		return err
 	}
-	defer h.close()
-	if h.tls != nil {
-		main = tls.NewListener(main, h.tls)
+	defer g.close()
+	if g.tls != nil {
+		main = tls.NewListener(main, g.tls)
 	}
-	h.log.Info("listening", "address", main.Addr().String(), "debug", debug.Addr().String(), "tls", h.tls != nil, "hosts", s.Hosts)
+	g.log.Info("listening", "address", main.Addr().String(), "debug", debug.Addr().String(), "tls", g.tls != nil, "hosts", s.Hosts)
 	if isTerminal(t.stdout) {
-		h.welcome(t.stdout, s)
+		g.current.Load().welcome(t.stdout, s)
 	}
-	return h.run(ctx, main, debug)
+	return g.run(ctx, main, debug, again)
 }
 
 // listensAs is the address as a person wrote it, with the port that it has in fact.
@@ -62,7 +65,7 @@ func listensAs(setting string, addr net.Addr) string {
 }
 
 // logger writes text for people and JSON for machines.
-func logger(stderr *os.File, level slog.Level) *slog.Logger {
+func logger(stderr *os.File, level slog.Leveler) *slog.Logger {
 	options := &slog.HandlerOptions{Level: level}
 	if isTerminal(stderr) {
 		return slog.New(slog.NewTextHandler(stderr, options))
@@ -79,8 +82,11 @@ func isTerminal(f *os.File) bool {
 }
 
 // run serves until ctx ends, then lets requests end.
-func (h *house) run(ctx context.Context, main, debug net.Listener) error {
-	servers := map[net.Listener]*http.Server{main: h.http(h.server.Handler()), debug: h.http(h.server.DebugHandler())}
+func (g *ground) run(ctx context.Context, main, debug net.Listener, again *rereading) error {
+	servers := map[net.Listener]*http.Server{
+		main:  g.http(func(w http.ResponseWriter, r *http.Request) { g.current.Load().answers.ServeHTTP(w, r) }),
+		debug: g.http(func(w http.ResponseWriter, r *http.Request) { g.current.Load().debug.ServeHTTP(w, r) }),
+	}
 	group, failed := errgroup.WithContext(ctx)
 	for listener, s := range servers {
 		group.Go(func() error {
@@ -90,37 +96,29 @@ func (h *house) run(ctx context.Context, main, debug net.Listener) error {
 			return nil
 		})
 	}
-	if h.ledger != nil {
+	if g.ledger != nil {
 		group.Go(func() error {
-			h.ledger.Follow(failed)
+			g.ledger.Follow(failed)
 			return nil
 		})
 	}
 	group.Go(func() error {
-		h.signing.Run(failed)
-		return nil
-	})
-	group.Go(func() error {
-		h.calendar.Watch(failed)
-		return nil
-	})
-	group.Go(func() error {
-		h.server.CountRefusals(failed)
+		g.live(failed, again)
 		return nil
 	})
 	group.Go(func() error {
 		<-failed.Done()
-		h.log.Info("shutting down", "patience", drain.String())
-		h.server.Drain()
+		g.log.Info("shutting down", "patience", drain.String())
+		g.current.Load().server.Drain()
 		within, cancel := context.WithTimeout(context.Background(), drain)
 		defer cancel()
 		for _, listener := range []net.Listener{main, debug} { // health is answered to the last
 			if err := servers[listener].Shutdown(within); err != nil {
-				h.log.Warn("requests were cut", "address", listener.Addr().String(), "error", err)
+				g.log.Warn("requests were cut", "address", listener.Addr().String(), "error", err)
 				_ = servers[listener].Close() // Shutdown's error is the one that tells
 			}
 		}
-		h.server.LastRefusals(context.WithoutCancel(ctx))
+		g.current.Load().server.LastRefusals(context.WithoutCancel(ctx))
 		return nil
 	})
 	return group.Wait()
@@ -128,9 +126,9 @@ func (h *house) run(ctx context.Context, main, debug net.Listener) error {
 
 // http bounds headers and idleness; bodies are bounded where they are read, since a layer may
 // take its time.
-func (h *house) http(handler http.Handler) *http.Server {
+func (g *ground) http(handler http.HandlerFunc) *http.Server {
 	return &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelWarn),
+		ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelWarn),
 	}
 }

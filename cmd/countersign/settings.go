@@ -46,6 +46,7 @@ type settings struct {
 	Withdrawals string            `yaml:"withdrawals"` // file that keeps withdrawals outside of the store; empty: none
 	LogLevel    slog.Level        `yaml:"logLevel"`
 
+	file      string            // that these are of, under flags and environment; empty: none
 	SignOn    []signing.Trigger `yaml:"-"` // nil: nobody said, and defaultTriggers hold where there are no rules
 	Profiling bool              `yaml:"-"`
 	NoAccess  bool              `yaml:"-"` // everybody may do everything, on any address
@@ -100,6 +101,7 @@ func readSettings(t terminal, args []string) (settings, error) {
 		if err := s.load(file); err != nil {
 			return settings{}, err
 		}
+		s.file = file
 	}
 	if _, err := s.parse(t, args); err != nil {
 		return settings{}, err
