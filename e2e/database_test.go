@@ -16,6 +16,13 @@ import (
 // newDatabase starts a cluster with our schema in its database postgres.
 func newDatabase(t *testing.T) *cluster.Cluster {
 	t.Helper()
+	c := newCluster(t)
+	migrate(t, c)
+	return c
+}
+
+func newCluster(t *testing.T) *cluster.Cluster {
+	t.Helper()
 	c, err := cluster.Start()
 	if errors.Is(err, cluster.ErrMissing) {
 		lack(t, err.Error())
@@ -28,7 +35,6 @@ func newDatabase(t *testing.T) *cluster.Cluster {
 			t.Error(err)
 		}
 	})
-	migrate(t, c)
 	return c
 }
 

@@ -28,10 +28,7 @@ func tour(t *testing.T) (steps []step) {
 // console are the steps of a page's console blocks.
 func console(page string) (steps []step) {
 	for _, block := range regexp.MustCompile("(?ms)^```console\n(.*?)^```").FindAllStringSubmatch(page, -1) {
-		for _, part := range strings.Split("\n"+block[1], "\n$ ")[1:] {
-			command, shows, _ := strings.Cut(part+"\n", "\n")
-			steps = append(steps, step{command, strings.TrimSpace(shows)})
-		}
+		steps = append(steps, stepsOf(block[1])...)
 	}
 	return steps
 }
@@ -46,10 +43,14 @@ var differs = []struct {
 	{regexp.MustCompile(`\b[0-9A-F]{40}\b`), "FINGERPRINT"},
 	{regexp.MustCompile(`"timestamp":\d+`), `"timestamp":TIME`},
 	{regexp.MustCompile(`time="[^"]*"`), "TIME"},
-	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "ADDRESS"},
+	{regexp.MustCompile(`\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`), "TIME"},
+	{regexp.MustCompile(`\b\d{4}-\d\d-\d\d\b`), "DAY"},
+	{regexp.MustCompile(`"duration":\d+`), `"duration":TIME`},
+	{regexp.MustCompile(`127\.0\.0\.\d+:\d+`), "ADDRESS"},
 }
 
-// matches compares output with what the README says; "..." on a line of its own stands for any lines.
+// matches compares output with what a page says; "..." stands for anything, on a line of its own for any
+// lines.
 func (s step) matches(output string) bool {
 	same := func(text string) string {
 		for _, d := range differs {
@@ -62,7 +63,7 @@ func (s step) matches(output string) bool {
 		if line == "..." {
 			pattern = append(pattern, `(?:.*\n)*?.*`)
 		} else {
-			pattern = append(pattern, regexp.QuoteMeta(line))
+			pattern = append(pattern, strings.ReplaceAll(regexp.QuoteMeta(line), regexp.QuoteMeta("..."), ".*"))
 		}
 	}
 	return regexp.MustCompile(`^` + strings.Join(pattern, "\n") + `$`).MatchString(same(output))
