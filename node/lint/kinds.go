@@ -13,6 +13,7 @@ type Kind struct {
 
 const (
 	policyInvalid      kind = "policy-invalid"
+	policyMissing      kind = "policy-missing"
 	policyUnknownKey   kind = "policy-unknown-key"
 	policyDuplicateKey kind = "policy-duplicate-key"
 	defaultMissing     kind = "default-missing"
@@ -93,6 +94,7 @@ func Kinds() []Kind {
 func policyKinds() []Kind {
 	return []Kind{
 		row(policyInvalid, Error, "Clients refuse a policy with anything wrong in it as a whole, and with it every image.", "Correct what is named."),
+		row(policyMissing, Note, "Clients that find no policy.json refuse every image. They look in ~/.config/containers and in /etc/containers, recent ones in /usr/share/containers, too.", "Have one in one of those places."),
 		row(policyUnknownKey, Error, "Clients know no such key, also in another case, and refuse the whole policy and every image.", "Correct its name, or remove it."),
 		row(policyDuplicateKey, Error, "Clients refuse a policy in which a key stands twice, and every image.", "Keep one of them; put all requirements of a scope into its one list."),
 		row(defaultMissing, Error, "Without a default clients refuse the policy and every image.", `Add "default": [{"type": "reject"}].`),
@@ -112,7 +114,7 @@ func policyKinds() []Kind {
 
 func keyKinds() []Kind {
 	return []Kind{
-		row(keyMissing, Error, "Clients read key files at every pull, and reject every image of the scope if one is missing.", "Put the public key there, or correct the path."),
+		row(keyMissing, Error, "Clients read key files at every pull, and reject every image of the scope if one is missing.", "Put the public key there, or correct the path; if the keys are elsewhere on this machine, say so with -root or -prefix."),
 		row(keyUnreadable, Error, "Clients read key files at every pull, and reject every image of the scope if they cannot.", "Give it mode 0644 and its directories 0755."),
 		row(keyInvalid, Error, "Nothing in it verifies anything, so every image of the scope is rejected.", "Export the public key: gpg --export FINGERPRINT."),
 		row(keyRelative, Warning, "Clients look for it in whatever directory they are started in.", "Write the path in full."),

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -182,11 +183,25 @@ func (l *linter) file(f file) {
 
 // together is what no file says alone.
 func (l *linter) together() {
+	l.withoutPolicy()
 	l.claimedTwice()
 	l.lookasides()
 	for _, p := range l.policies {
 		l.ports(p)
 		l.mirrored(p)
+	}
+}
+
+// withoutPolicy tells of a directory like /etc/containers that has none.
+func (l *linter) withoutPolicy() {
+	if slices.ContainsFunc(l.files, func(f file) bool { return f.kind == policyFile }) {
+		return
+	}
+	for _, f := range l.files {
+		below := filepath.Dir(f.path) != filepath.Clean(f.directory) || filepath.Base(f.path) == "registries.conf"
+		if f.directory != "" && below {
+			l.find(policyMissing, position{file: filepath.Join(f.directory, "policy.json")}, "there is none beside registries.d and registries.conf")
+		}
 	}
 }
 

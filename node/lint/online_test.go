@@ -74,7 +74,7 @@ func TestOnline(t *testing.T) {
 				"registries.conf": fmt.Sprintf("[[registry]]\nlocation = %q\ninsecure = true\n", host),
 			}
 			if test.lookaside != "" {
-				files["registries.d/a.yaml"] = "docker:\n  " + host + ":\n    lookaside: http://reader:secret@" + test.lookaside + "/sigs\n"
+				files["registries.d/a.yaml"] = "docker:\n  " + host + ":\n    lookaside: http://reader:secret@" + test.lookaside + "/sigs?token=secret\n"
 			}
 			for path, content := range files {
 				write(t, filepath.Join(directory, path), content)

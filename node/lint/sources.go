@@ -190,13 +190,13 @@ func (l *linter) lookasideURL(at position, key, text string) {
 	case err != nil:
 		l.find(lookasideURL, at, "it is no URL")
 	case strings.HasSuffix(key, "staging") && u.Scheme != "file":
-		l.findWith(lookasideURL, at, "Write it as file:///path.", "signatures are written to files alone, not to %s", quoted(u.Redacted()))
+		l.findWith(lookasideURL, at, "Write it as file:///path.", "signatures are written to files alone, not to %s", quoted(redacted(text)))
 	case u.Scheme != "file" && u.Scheme != "http" && u.Scheme != "https":
-		l.find(lookasideURL, at, "%s is read by no client", quoted(u.Redacted()))
+		l.find(lookasideURL, at, "%s is read by no client", quoted(redacted(text)))
 	case u.Scheme != "file" && u.Host == "":
-		l.find(lookasideURL, at, "%s names no host", quoted(u.Redacted()))
+		l.find(lookasideURL, at, "%s names no host", quoted(redacted(text)))
 	case u.Scheme != "file" && strings.HasSuffix(u.Path, "/") && strings.Trim(u.Path, "/") != "", u.Scheme != "file" && strings.HasSuffix(u.Path, "/"):
-		l.find(lookasideSlash, at, "%s ends in a slash", quoted(u.Redacted()))
+		l.find(lookasideSlash, at, "%s ends in a slash", quoted(redacted(text)))
 	}
 }
 
@@ -260,10 +260,14 @@ func (l *linter) lookasides() {
 }
 
 func redacted(text string) string {
-	if u, err := url.Parse(text); err == nil {
-		return u.Redacted()
+	u, err := url.Parse(text)
+	if err != nil {
+		return "a URL that does not read"
 	}
-	return "a URL that does not read"
+	if u.RawQuery != "" {
+		u.RawQuery = "…" // which may be as good as a password
+	}
+	return u.Redacted()
 }
 
 // spelling looks at the two names of one thing.
