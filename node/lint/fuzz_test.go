@@ -1,4 +1,4 @@
-package lint_test
+package lint
 
 import (
 	"bytes"
@@ -7,13 +7,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/countersign-dev/countersign/node/lint"
+	"time"
 )
 
-// FuzzRun gives whatever it likes to a node: what is found stands in the file, is short, and is the
+// FuzzCheck gives whatever it likes to a node: what is found stands in the file, is short, and is the
 // same the next time.
-func FuzzRun(f *testing.F) {
+func FuzzCheck(f *testing.F) {
 	for _, pattern := range []string{"policy.json", "registries.d/*.yaml", "registries.conf", "registries.conf.d/*.conf"} {
 		seeds, err := filepath.Glob(filepath.Join("testdata", "*", "*", filepath.FromSlash(pattern)))
 		if err != nil || len(seeds) == 0 {
@@ -40,16 +39,14 @@ func FuzzRun(f *testing.F) {
 		f.Add(uint8(2), []byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, kind uint8, data []byte) {
-		directory := t.TempDir()
-		name := filepath.Join(directory, []string{"policy.json", "registries.d/a.yaml", "registries.conf"}[kind%3])
-		write(t, name, string(data))
-		write(t, filepath.Join(directory, "registries.d/b.yaml"), "docker:\n  registry.example.com:\n    lookaside: https://sigs.example.com\n")
-		write(t, filepath.Join(directory, "registries.conf.d/b.conf"), "[[registry]]\nlocation = 'registry.example.com'\n[[registry.mirror]]\nlocation = 'mirror.example.com'\n")
-		o := lint.Options{Now: now, Root: directory, Client: lint.Client{Major: 5, Minor: 17}, Signs: true}
-		r, err := lint.Run(t.Context(), []string{directory}, o)
-		if err != nil {
-			t.Fatal(err)
+		name := "given"
+		files := []file{
+			{path: name, kind: []fileKind{policyFile, registriesD, registriesConf}[kind%3], content: data},
+			{path: "b.yaml", kind: registriesD, content: []byte("docker:\n  registry.example.com:\n    lookaside: https://sigs.example.com\n")},
+			{path: "b.conf", kind: registriesConf, content: []byte("[[registry]]\nlocation = 'registry.example.com'\n[[registry.mirror]]\nlocation = 'mirror.example.com'\n")},
 		}
+		o := Options{Now: time.Unix(1_770_000_000, 0), Root: "testdata/root", Client: Client{Major: 5, Minor: 17}, Signs: true}
+		r := check(t.Context(), files, o)
 		lines := bytes.Count(data, []byte("\n")) + 2
 		for _, found := range append(r.Findings, r.Notes...) {
 			if found.File == name && (found.Line < 0 || found.Line > lines || found.Column < 0 || found.Column > len(data)+2) {
@@ -60,11 +57,8 @@ func FuzzRun(f *testing.F) {
 			}
 		}
 		first, err := json.Marshal(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		again, err := lint.Run(t.Context(), []string{directory}, o)
-		if second, _ := json.Marshal(again); err != nil || !bytes.Equal(first, second) {
+		second, again := json.Marshal(check(t.Context(), files, o))
+		if err != nil || again != nil || !bytes.Equal(first, second) {
 			t.Fatalf("the second time it is\n%s\nand was\n%s: %v", second, first, err)
 		}
 	})

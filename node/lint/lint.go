@@ -96,8 +96,15 @@ func Run(ctx context.Context, paths []string, o Options) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	l := &linter{Options: o, files: files, byName: map[string][]namespace{}, tables: map[string]registry{},
-		keys: map[string]*keyring{}, said: map[string]bool{}, counts: map[Severity]int{}}
+	return check(ctx, files, o), nil
+}
+
+// check is Run with files that were read.
+func check(ctx context.Context, files []file, o Options) Report {
+	l := &linter{
+		Options: o, files: files, keys: map[string]*keyring{}, byName: map[string][]namespace{},
+		tables: map[string]registry{}, said: map[string]bool{}, counts: map[Severity]int{},
+	}
 	for _, f := range files {
 		l.report.Files = append(l.report.Files, f.path)
 		l.file(f)
@@ -106,7 +113,7 @@ func Run(ctx context.Context, paths []string, o Options) (Report, error) {
 	if o.Online {
 		l.online(ctx)
 	}
-	return l.sorted(), nil
+	return l.sorted()
 }
 
 // A linter gathers what it finds.
