@@ -131,6 +131,14 @@ func TestTasksThatBeginLate(t *testing.T) {
 	w.due(t)
 	w.idle(t)
 	if left := w.tasks(t); len(left) != 1 || left[0].Key != "old" {
-		t.Errorf("left are %+v, want the old task alone", left)
+		t.Fatalf("left are %+v, want the old task alone", left)
+	}
+	// A person who retries it begins anew.
+	if err := w.signing.Retry(t.Context(), signing.TaskID(store.Task{Key: "old"})); err != nil {
+		t.Fatal(err)
+	}
+	w.idle(t)
+	if left := w.tasks(t); len(left) != 1 || left[0].State != store.Queued || left[0].Problem == "" {
+		t.Errorf("retried, left are %+v, want the old task, tried and queued again", left)
 	}
 }

@@ -106,6 +106,9 @@ func (s *Signing) Retry(ctx context.Context, id string) error {
 	}
 	again := t
 	again.Due, again.Problem = s.c.Clock(), ""
+	if growsOld(t) {
+		again.Queued = again.Due
+	}
 	_, err = s.c.Store.Do(ctx, store.Change{
 		Image: t.Image, Ends: &store.Task{Key: t.Key, State: store.Done}, Then: []store.Task{again},
 	})

@@ -137,7 +137,7 @@ func (s *Signing) after(ctx context.Context, t store.Task, ends *store.Task, cau
 	c := store.Change{Image: t.Image, Ends: ends}
 	ends.Problem = cause.Error()
 	outcome, now := "retried", s.c.Clock()
-	old := now.Sub(t.Queued) > forgotten && (t.Kind == KindSign || t.Kind == KindResign) // others begin with a delay
+	old := growsOld(t) && now.Sub(t.Queued) > forgotten
 	switch {
 	case errors.Is(cause, errLeft) && t.Attempts <= untagged && ofPush(t):
 		ends.State, ends.Due, outcome = store.Queued, now.Add(delay(t.Attempts, waiting)), "waiting"
@@ -163,6 +163,9 @@ func (s *Signing) after(ctx context.Context, t store.Task, ends *store.Task, cau
 		s.c.Log.Warn("the task is left until its lease ends", "task", t.Key, "error", err)
 	}
 }
+
+// growsOld reports whether a task should have been done when it was queued: others begin with a delay.
+func growsOld(t store.Task) bool { return t.Kind == KindSign || t.Kind == KindResign }
 
 // ofPush reports whether a push has queued a task: it does so before its tag is written.
 func ofPush(t store.Task) bool {
