@@ -93,7 +93,7 @@ func (s *Server) coverage(ctx context.Context, repository, profile, after string
 	page.Next = next
 	until := time.Now().Add(coverWithin)
 	for i, tag := range tags {
-		if i == maxCovered || time.Now().After(until) {
+		if i == maxCovered || i > 0 && time.Now().After(until) {
 			page.Next = tags[i-1]
 			return page, nil
 		}
@@ -124,7 +124,7 @@ func (s *Server) covered(ctx context.Context, repository, tag, profile string) (
 	}
 	v, err := s.verify(ctx, api.VerifyRequest{Profile: profile}, named)
 	if errors.Is(err, registry.ErrInvalid) {
-		c.Rejected = []api.RejectedManifest{{Reasons: []string{err.Error()}}}
+		c.Rejected = []api.RejectedManifest{{Reasons: []string{said(err)}}}
 		return c, nil
 	}
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/node"
@@ -90,6 +91,18 @@ var refusals = []refusal{
 // unknown is the row of what has none.
 var unknown = refusal{status: http.StatusInternalServerError, code: api.CodeUnknown, message: "something went wrong here: tell whoever runs this server, the log says what"}
 
+// maxSaid bounds what is said of an error, in bytes: in answers, the log and the audit trail. Errors
+// quote requests, whose bodies may be long.
+const maxSaid = 8 << 10
+
+func said(err error) string {
+	text := err.Error()
+	if len(text) <= maxSaid {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxSaid], "") + "…"
+}
+
 // refusalOf returns the row of an error, its message filled in.
 func refusalOf(err error) refusal {
 	for _, r := range refusals {
@@ -97,7 +110,7 @@ func refusalOf(err error) refusal {
 			continue
 		}
 		if r.message == "" {
-			r.message = err.Error()
+			r.message = said(err)
 		}
 		return r
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/node"
@@ -138,4 +139,15 @@ func checkError(t *testing.T, w *httptest.ResponseRecorder, status int, code str
 		t.Errorf("Cache-Control %q, want no-store", got)
 	}
 	return e.Message
+}
+
+// An error may quote all of a body. What is said of it has an end, between two characters.
+func TestLongErrors(t *testing.T) {
+	t.Parallel()
+	for shift := range 4 {
+		message := refusalOf(fmt.Errorf("%w: %s%s", errRequest, strings.Repeat("x", shift), strings.Repeat("𐌰", 1<<18))).message
+		if len(message) > maxSaid+len("…") || len(message) < maxSaid-3 || !utf8.ValidString(message) || !strings.HasSuffix(message, "𐌰…") {
+			t.Errorf("of an error of a megabyte %d bytes are said, which end in %q", len(message), message[len(message)-10:])
+		}
+	}
 }

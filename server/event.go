@@ -91,7 +91,7 @@ func (s *Server) log(r *http.Request, e *event, status int, took time.Duration) 
 		attrs = append(attrs, slog.String("signer", e.signer))
 	}
 	if e.err != nil {
-		attrs = append(attrs, slog.String("error", e.err.Error()))
+		attrs = append(attrs, slog.String("error", said(e.err)))
 	}
 	s.c.Log.LogAttrs(r.Context(), level, "request", attrs...)
 }

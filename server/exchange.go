@@ -168,10 +168,10 @@ func (s *Server) exportImage(r *http.Request, image api.Image, page *api.ExportP
 	if !set.AsOf.IsZero() {
 		return fmt.Errorf("%w: what is known of %s is old", store.ErrUnavailable, image)
 	}
-	exported := api.ExportImage{Image: image, Signatures: [][]byte{}}
+	contents := [][]byte{}
 	for _, sig := range set.Signatures {
-		exported.Signatures = append(exported.Signatures, sig.Content)
+		contents = append(contents, sig.Content)
 	}
-	page.Images = append(page.Images, exported)
+	page.Images = append(page.Images, api.ExportImage{Image: image, Signatures: contents})
 	return nil
 }

@@ -1,6 +1,8 @@
 package server_test
 
 import (
+	"bytes"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -302,4 +304,18 @@ type trickle struct{ passed chan struct{} }
 func (b trickle) Read([]byte) (int, error) {
 	<-b.passed
 	return 0, io.ErrUnexpectedEOF
+}
+
+// Nobody fills the log, or the audit trail, with what they ask.
+func TestLongQuestions(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	s, _ := serverWith(t, func(c *server.Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+	body := fmt.Sprintf(`{"reference":"app:v1","profile":%q}`, strings.Repeat("x", 500<<10))
+	r := httptest.NewRequest(http.MethodPost, "http://localhost"+api.VerifyPath, strings.NewReader(body))
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, r)
+	if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "xxx") || w.Body.Len() > 20<<10 || log.Len() > 20<<10 {
+		t.Errorf("a profile of 500 KB: %d, an answer of %d bytes, %d bytes of log; want 400 and few\n%.300s", w.Code, w.Body.Len(), log.Len(), w.Body)
+	}
 }

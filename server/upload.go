@@ -79,7 +79,7 @@ func (s *Server) drop(r *http.Request, image api.Image, reason error) error {
 	from := caller(r)
 	_, err := s.c.Store.Do(r.Context(), store.Change{Image: image, Record: store.Record{
 		Time: s.c.Clock(), Action: store.Dropped, Subject: from.Subject, Address: from.Address, Image: image,
-		Fingerprint: eventOf(r).signer, Reason: reason.Error(),
+		Fingerprint: eventOf(r).signer, Reason: said(reason),
 	}})
 	return err
 }
