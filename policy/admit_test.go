@@ -196,3 +196,26 @@ func TestTrust(t *testing.T) {
 		t.Errorf("with no key: got %v, want ErrRefused", err)
 	}
 }
+
+// What is signed under the first name is accepted under every one, and nothing else is.
+func TestTrustFirst(t *testing.T) {
+	t.Parallel()
+	const alias = "alias.example.com:5000"
+	p := policy.TrustFirst([]string{host, alias}, who(t, "alice").signer.Key())
+	for _, test := range []struct {
+		asked, signed string
+		accepted      bool
+	}{
+		{app + ":v1", app + ":v1", true},
+		{alias + "/ns/app:v1", app + ":v1", true},
+		{alias + "/ns/app:v2", app + ":v1", false},
+		{alias + "/ns/app:v1", alias + "/ns/app:v1", false},
+		{app + ":v1", alias + "/ns/app:v1", false},
+	} {
+		blob := sign(t, "alice", test.signed, manifest)
+		d := p.Evaluate(policy.Image{Transport: "docker", Reference: named(t, test.asked), Digest: manifest}, []signature.Untrusted{blob}, now)
+		if d.Accepted != test.accepted {
+			t.Errorf("%s, signed as %s: got %+v, want it to be accepted: %v", test.asked, test.signed, d, test.accepted)
+		}
+	}
+}

@@ -92,6 +92,16 @@ func Trust(hosts []string, ring *signature.Keyring) *Policy {
 	return &Policy{fallback: nobody, transports: map[string]map[string]scope{docker: scopes}, keys: keys{all: ring}}
 }
 
+// TrustFirst is the same for keys that sign under the first of the hosts alone, whichever of them
+// an image is asked for by.
+func TrustFirst(hosts []string, ring *signature.Keyring) *Policy {
+	p := Trust(hosts, ring)
+	for _, host := range hosts[1:] {
+		p.transports[docker][host].requirements[0].identity = identity{kind: remapIdentity, prefix: host, signedPrefix: hosts[0]}
+	}
+	return p
+}
+
 // scope returns what counts for a reference: the most precise scope, alone.
 func (p *Policy) scope(transport string, ref reference.Named) scope {
 	for _, name := range scopeNames(transport, ref) {

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -26,7 +27,7 @@ type Requirement struct {
 	Line          int
 	Files         []KeyFile          // of signedBy by GPGKeys
 	Keys          *signature.Keyring // of all its sources; nil until they are read
-	Identity      json.RawMessage    // signedIdentity as it was written; nil: the default one
+	Identity      json.RawMessage    // signedIdentity, where it was written as it was; nil: the default one
 	Prefix        string             // of an identity that is remapIdentity
 	Written       json.RawMessage    // the whole of it; nil if it stands in no file
 }
@@ -100,6 +101,9 @@ func (r requirement) export() Requirement {
 		if m.key == "signedIdentity" {
 			out.Identity = m.appendJSON(nil)
 		}
+	}
+	if r.from.line == 0 && r.identity.kind == remapIdentity { // TrustFirst's
+		out.Identity = fmt.Appendf(nil, `{"type":%q,"prefix":%q,"signedPrefix":%q}`, remapIdentity, r.identity.prefix, r.identity.signedPrefix)
 	}
 	return out
 }

@@ -225,7 +225,7 @@ func (h *house) profiles(s settings) (map[string]func() *policy.Policy, error) {
 		profiles[name], h.live["nodes/"+name] = live.Policy, live
 	}
 	if len(profiles) == 0 {
-		h.ownPolicy.Store(policy.Trust(s.Hosts, h.own()))
+		h.ownPolicy.Store(policy.TrustFirst(s.Hosts, h.own()))
 		profiles["default"] = h.ownPolicy.Load
 	}
 	return profiles, nil

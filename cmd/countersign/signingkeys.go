@@ -186,7 +186,7 @@ func (h *house) addKey(name string, k *signer.Followed) {
 func (h *house) keyFile(s settings, name string) signer.File {
 	return signer.File{Name: name, Log: h.log, Tell: func() error {
 		if h.ownPolicy.Load() != nil {
-			h.ownPolicy.Store(policy.Trust(s.Hosts, h.own()))
+			h.ownPolicy.Store(policy.TrustFirst(s.Hosts, h.own()))
 		}
 		h.calendar.Again()
 		return h.publish(s, name)
