@@ -23,9 +23,10 @@ type form func(t *testing.T, f fleet, n *node, profile string)
 // the very files that the directory has, and nodes must pull by them what they should.
 func TestNodeConfigForms(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t, "advertise: false\n") // one file more: that of registries.d
-	delete(f.images, "carol")
-	delete(f.images, "scratch")
+	f := newFleet(t, "advertise: false\n")                         // one file more: that of registries.d
+	for _, who := range []string{"carol", "scratch", "retagged"} { // TestNodeConfig has them
+		delete(f.images, who)
+	}
 	for name, bring := range map[string]form{"tar": asTar, "ansible": asRole, "machineconfig": asMachineConfig, "kubernetes": asDaemonSet} {
 		for profile, accepted := range map[string][]string{"production": {"alice"}, "build": {"alice", "bob"}} {
 			t.Run(name+", "+profile, func(t *testing.T) {
@@ -276,4 +277,29 @@ func TestNodeConfigSpelling(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestNodeConfigAliases pulls by every name that the server has: it signs under the first.
+func TestNodeConfigAliases(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg")
+	const alias = "alias.example.test:5000"
+	address := freePorts(t, 1)[0]
+	s := start(t, "-listen", address, "-host", address+","+alias)
+	s.push(t, newImage("by two names"), "ns/app", "v1")
+	n := newNode(t).bare(t)
+	n.mirrors(t, fmt.Sprintf("[[registry]]\nprefix = %q\nlocation = %q\ninsecure = true\n", alias, address))
+	s.nodeConfig(t, "-o", n.containers(), "-prefix", n.containers())
+	for client, pull := range n.clients(t) {
+		for _, host := range []string{address, alias} {
+			if out, err := pull(host + "/ns/app:v1"); err != nil {
+				t.Errorf("%s, from %s: %v\n%s", client, host, err, out)
+			}
+		}
+	}
+	if out := s.cli(t, 0, "verify", alias+"/ns/app:v1"); !strings.Contains(out, "accepted") {
+		t.Errorf("verify says\n%s", out)
+	}
+	// A policy that wants the name by which it was pulled would refuse it.
+	fails(t, "Source image rejected")(n.require(t, alias, s.serverKey()).pull(t, alias+"/ns/app:v1"))
 }

@@ -26,8 +26,8 @@ const (
 	maxProbes   = 64              // at a time; half of them for one address
 )
 
-// vouched is the subject of whom the registry lets pull, under a name that it was not asked for.
-const vouched = "registry"
+// Vouched is the subject of whom the registry lets pull, under a name that it was not asked for.
+const Vouched = "registry"
 
 // RegistryConfig is what is needed to ask a registry. Realms and Host may be empty, see
 // bearer.Client.
@@ -119,13 +119,13 @@ func (r *Registry) Decide(ctx context.Context, c Credentials, a Action, s Scope)
 	case q.authorization == "" || v.anonymous:
 		return Anonymous, nil
 	case a == Pull:
-		return vouched, nil
+		return Vouched, nil
 	}
 	q.authorization = ""
 	if v, err := r.verdict(ctx, q); err != nil || v.no == nil {
 		return Anonymous, nil // or nobody can say; who may push may do so without a name
 	}
-	return vouched + ":" + nameIn(c.Authorization), nil
+	return Vouched + ":" + nameIn(c.Authorization), nil
 }
 
 // verdict answers from what is kept, or asks the registry: once, however many want to know.

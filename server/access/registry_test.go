@@ -201,8 +201,8 @@ func TestRegistryHasRoomForOthers(t *testing.T) {
 	for range maxProbes / 2 {
 		<-waiting
 	}
-	if subject := decide(t, s, Credentials{Authorization: "Bearer good", Address: "198.51.100.1:1"}, Pull, Scope{Host: "h", Repository: "a"}); subject != vouched {
-		t.Errorf("subject %q, want %q", subject, vouched)
+	if subject := decide(t, s, Credentials{Authorization: "Bearer good", Address: "198.51.100.1:1"}, Pull, Scope{Host: "h", Repository: "a"}); subject != Vouched {
+		t.Errorf("subject %q, want %q", subject, Vouched)
 	}
 	if n := len(waiting); n > 0 {
 		t.Errorf("%d more than half of the questions were one network's", n)

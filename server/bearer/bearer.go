@@ -29,10 +29,10 @@ const (
 	maxError = 64 << 10
 )
 
-// A wanted is where a registry wants a token from, and what for.
-type wanted struct {
-	realm   *url.URL
-	service string
+// A Challenge is what a registry wants a token of.
+type Challenge struct {
+	Realm   *url.URL
+	Service string
 }
 
 // A Client asks one registry. All fields but Transport and Registry may be empty.
@@ -64,15 +64,15 @@ func (c *Client) Do(r *http.Request, authorization, scope string) (Answer, error
 	if err != nil || answer.StatusCode != http.StatusUnauthorized || !isBasic(authorization) {
 		return Answer{Response: answer}, err
 	}
-	from, ok := parse(answer.Header.Values("Www-Authenticate"))
+	challenge, ok := Parse(answer.Header.Values("Www-Authenticate"))
 	if !ok {
 		return Answer{Response: answer}, nil
 	}
-	token, err := c.exchange(r.Context(), from, authorization, scope)
+	token, err := c.exchange(r.Context(), challenge, authorization, scope)
 	if errors.Is(err, ErrRealm) || errors.Is(err, ErrRefused) {
 		return Answer{Response: answer, Problem: err}, nil
 	}
-	discard(answer)
+	Discard(answer)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -82,8 +82,8 @@ func (c *Client) Do(r *http.Request, authorization, scope string) (Answer, error
 	return Answer{Response: answer, Exchanged: true}, err
 }
 
-// discard ends an answer whose body nobody wants, so that its connection can be used again.
-func discard(answer *http.Response) {
+// Discard ends an answer whose body nobody wants, so that its connection can be used again.
+func Discard(answer *http.Response) {
 	_, _ = io.CopyN(io.Discard, answer.Body, maxError) // what is longer costs the connection
 	_ = answer.Body.Close()
 }
@@ -94,14 +94,14 @@ func isBasic(authorization string) bool {
 }
 
 // exchange gets a token for a scope, as "repository:a/b:pull".
-func (c *Client) exchange(ctx context.Context, from wanted, authorization, scope string) (string, error) {
-	if !c.trusts(from.realm) {
-		return "", fmt.Errorf("%w: %q. hint: registry.realms of the server's settings", ErrRealm, from.realm.Host)
+func (c *Client) exchange(ctx context.Context, from Challenge, authorization, scope string) (string, error) {
+	if !c.trusts(from.Realm) {
+		return "", fmt.Errorf("%w: %q. hint: registry.realms of the server's settings", ErrRealm, from.Realm.Host)
 	}
-	u := *from.realm
+	u := *from.Realm
 	query := u.Query()
-	if from.service != "" {
-		query.Set("service", from.service)
+	if from.Service != "" {
+		query.Set("service", from.Service)
 	}
 	query.Set("scope", scope)
 	u.RawQuery = query.Encode()
@@ -110,7 +110,7 @@ func (c *Client) exchange(ctx context.Context, from wanted, authorization, scope
 	if err != nil {
 		return "", err
 	}
-	defer discard(answer)
+	defer Discard(answer)
 	switch {
 	case answer.StatusCode == http.StatusOK:
 	case answer.StatusCode >= 400 && answer.StatusCode < 500 && answer.StatusCode != http.StatusTooManyRequests && answer.StatusCode != http.StatusRequestTimeout:

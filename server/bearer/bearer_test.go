@@ -29,11 +29,11 @@ func TestParse(t *testing.T) {
 		``:                                                                                  "",
 		`=,="`:                                                                              "",
 	} {
-		c, ok := parse([]string{`Digest qop="auth"`, value})
+		c, ok := Parse([]string{`Digest qop="auth"`, value})
 		if !ok {
-			c.realm = &url.URL{}
+			c.Realm = &url.URL{}
 		}
-		if got := c.realm.String() + " " + c.service; ok && got != want || ok != (want != "") {
+		if got := c.Realm.String() + " " + c.Service; ok && got != want || ok != (want != "") {
 			t.Errorf("%s: got %q, %v, want %q", value, got, ok, want)
 		}
 	}
@@ -43,9 +43,9 @@ func FuzzParse(f *testing.F) {
 	f.Add(`Bearer realm="https://auth.example/token",service="reg",scope="repository:a:pull"`)
 	f.Add(`Basic realm="a\"b", Bearer realm=https://h/,,=`)
 	f.Fuzz(func(t *testing.T, value string) {
-		c, ok := parse([]string{value})
-		if ok && (c.realm.Hostname() == "" || c.realm.User != nil) {
-			t.Errorf("%q: realm %v", value, c.realm)
+		c, ok := Parse([]string{value})
+		if ok && (c.Realm.Hostname() == "" || c.Realm.User != nil) {
+			t.Errorf("%q: realm %v", value, c.Realm)
 		}
 	})
 }
@@ -73,7 +73,7 @@ func do(t *testing.T, c Client, authorization string) (Answer, error) {
 	c.Transport = http.DefaultTransport
 	answer, err := c.Do(r, authorization, "repository:a:pull")
 	if err == nil {
-		t.Cleanup(func() { discard(answer.Response) })
+		t.Cleanup(func() { Discard(answer.Response) })
 	}
 	return answer, err
 }

@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// parse returns the first Bearer challenge of these values of WWW-Authenticate (RFC 9110, 11.6.1)
+// Parse returns the first Bearer challenge of these values of WWW-Authenticate (RFC 9110, 11.6.1)
 // whose realm is the URL of a host, over HTTP.
-func parse(values []string) (wanted, bool) {
+func Parse(values []string) (Challenge, bool) {
 	for _, value := range values {
 		for _, c := range challenges(value) {
 			if !strings.EqualFold(c.scheme, "Bearer") {
@@ -18,10 +18,10 @@ func parse(values []string) (wanted, bool) {
 				continue
 			}
 			realm.Fragment = ""
-			return wanted{realm: realm, service: c.parameters["service"]}, true
+			return Challenge{Realm: realm, Service: c.parameters["service"]}, true
 		}
 	}
-	return wanted{}, false
+	return Challenge{}, false
 }
 
 type challenge struct {

@@ -60,8 +60,8 @@ type Store struct {
 	away    atomic.Bool // for the log
 }
 
-// errURL is what a connection string that does not read is. Its own errors quote it.
-var errURL = errors.New("it is no connection string as PostgreSQL's clients read them\n" +
+// ErrURL is what a connection string that does not read is. Its own errors quote it.
+var ErrURL = errors.New("it is no connection string as PostgreSQL's clients read them\n" +
 	"hint: postgres://user:password@host:5432/database?sslmode=verify-full, with %XX for what has a meaning in URLs")
 
 // Open connects to a database whose schema is up. One that is away is no error: the store says
@@ -130,7 +130,7 @@ func CheckURL(url string) error {
 func configure(url string) (*pgxpool.Config, error) {
 	c, err := pgxpool.ParseConfig(url)
 	if err != nil || strings.TrimSpace(url) == "" {
-		return nil, errURL
+		return nil, ErrURL
 	}
 	p := &c.ConnConfig.Config
 	if p.ConnectTimeout == 0 || p.ConnectTimeout > time.Minute {
