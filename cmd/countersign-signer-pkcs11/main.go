@@ -112,6 +112,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	onHangup(ctx, s.Reload)
 	listener, err := signer.Listen(place, log)
 	if err != nil {
 		return err
@@ -119,6 +120,23 @@ func run(ctx context.Context, args []string) error {
 	defer listener.Close()
 	log.Info("signing", "socket", f.socket, "key", s.Key().Keys()[0].Fingerprint, "token", f.token, "scope", f.scopes)
 	return signer.NewServer(s, scope.Allows, log).Serve(ctx, listener)
+}
+
+// onHangup does something at each SIGHUP until ctx ends.
+func onHangup(ctx context.Context, do func()) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	go func() {
+		defer signal.Stop(hangup)
+		for {
+			select {
+			case <-hangup:
+				do()
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
 }
 
 // follow looks at the public key before each signature: one that was revoked there signs nothing.
@@ -144,6 +162,9 @@ func (f *flags) follow(token signature.Token, log *slog.Logger) (*signer.Followe
 
 // open logs in to the token and finds the key pair.
 func (f *flags) open() (token signature.Token, closeToken func() error, err error) {
+	if err := signer.KeepSecret(); err != nil { // who has the PIN signs
+		return nil, nil, err
+	}
 	pin, err := readPIN(f.pinFile)
 	if err != nil {
 		return nil, nil, err
@@ -161,7 +182,7 @@ func (f *flags) open() (token signature.Token, closeToken func() error, err erro
 	return pair, c.Close, nil
 }
 
-// readPIN refuses a file that others may read.
+// readPIN refuses a file that others may read, or replace.
 func readPIN(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -169,6 +190,9 @@ func readPIN(path string) (string, error) {
 	}
 	if info.Mode().Perm()&0o026 != 0 {
 		return "", fmt.Errorf("%s may be read or written by others\nhint: chmod 600 %[1]s", path)
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
+		return "", fmt.Errorf("%s belongs to user %d, neither root nor the signer's own\nhint: chown it", path, stat.Uid)
 	}
 	pin, err := os.ReadFile(path)
 	return string(bytes.TrimRight(pin, "\r\n")), err

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,6 +31,7 @@ var libraries = []string{"/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/pkcs11/l
 type token struct {
 	dir, library, program string
 	environment           []string
+	serving               *os.Process
 }
 
 const pin = "123456"
@@ -138,6 +140,7 @@ func (k *token) serve(t *testing.T, args ...string) *lines {
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
+	k.serving = c.Process
 	gone, ended := context.WithCancel(context.Background())
 	go func() {
 		defer ended()
@@ -189,6 +192,14 @@ func TestSoftHSM(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := k.serve(t, k.args("-socket", socket, "-scope", "registry.example.com/prod")...)
+	// It has the PIN in its memory, and outlasts the signal that has it look at its file.
+	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", k.serving.Pid))
+	if err != nil || !regexp.MustCompile(`Max core file size\s+0\s+0\s`).Match(limits) {
+		t.Errorf("core dumps are on: %v\n%s", err, limits)
+	}
+	if err := k.serving.Signal(syscall.SIGHUP); err != nil {
+		t.Error(err)
+	}
 	s, err := signer.NewSocket(socket, key)
 	if err != nil {
 		t.Fatal(err)
@@ -255,10 +266,31 @@ func TestRefused(t *testing.T) {
 	if out := k.refusal(t, k.args("-certify", "Wrong")...); !strings.Contains(out, "CKR_PIN_INCORRECT") {
 		t.Errorf("a wrong PIN: %s, want CKR_PIN_INCORRECT", out)
 	}
+	if os.Getuid() == 0 {
+		if err := os.Chown(pinFile, 12345, 0); err != nil {
+			t.Fatal(err)
+		}
+		if out := k.refusal(t, k.args("-certify", "Another's")...); !strings.Contains(out, "12345") {
+			t.Errorf("another's PIN: %s, want whose it is", out)
+		}
+	}
 	if err := os.Chmod(pinFile, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if out := k.refusal(t, k.args("-certify", "Open")...); !strings.Contains(out, "chmod 600") {
 		t.Errorf("a PIN that everybody may read: %s, want a hint", out)
+	}
+}
+
+// TestWithoutSoftHSM looks what this test does where SoftHSM is missing: CI fails, and others are told.
+func TestWithoutSoftHSM(t *testing.T) {
+	t.Parallel()
+	for ci, want := range map[string]string{"true": "--- FAIL", "": "--- SKIP"} {
+		c := exec.Command(os.Args[0], "-test.run", "^TestSoftHSM$", "-test.v")
+		c.Env = []string{"PATH=" + t.TempDir(), "CI=" + ci}
+		out, err := c.CombinedOutput()
+		if (err != nil) != (ci == "true") || !strings.Contains(string(out), want) || !strings.Contains(string(out), "softhsm2-util is not installed") {
+			t.Errorf("with CI=%q: %v, want %s and a sentence\n%s", ci, err, want, out)
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/countersign-dev/countersign/signature"
+	"github.com/countersign-dev/countersign/signature/signer"
 	"github.com/countersign-dev/countersign/store"
 )
 
@@ -36,7 +37,7 @@ func keyIn(data string) keyFile {
 // Made where access is not controlled it carries the mark, and is refused where it is controlled
 // until somebody has adopted it.
 func (k keyFile) open(ctx context.Context, signatures store.Store, controlled bool, clock func() time.Time) (s *signature.FileSigner, made bool, err error) {
-	if err := keepSecret(); err != nil {
+	if err := signer.KeepSecret(); err != nil {
 		return nil, false, err
 	}
 	private, err := k.read()

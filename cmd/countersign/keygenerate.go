@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/countersign-dev/countersign/signature"
+	"github.com/countersign-dev/countersign/signature/signer"
 )
 
 const generateText = `Make a private key in FILE, for signing.keys or countersign signer, and its public part beside it, in
@@ -27,7 +28,7 @@ func generateKey(_ context.Context, t terminal, args []string) error {
 	if err := parse(t, flags, args); err != nil {
 		return err
 	}
-	if err := keepSecret(); err != nil {
+	if err := signer.KeepSecret(); err != nil {
 		return err
 	}
 	now := time.Now()

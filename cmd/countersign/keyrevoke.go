@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/countersign-dev/countersign/signature"
+	"github.com/countersign-dev/countersign/signature/signer"
 )
 
 const revokeText = `End a key for good: its private FILE, and its public part beside it, get a revocation. A server, or a
@@ -28,7 +29,7 @@ func revokeKey(_ context.Context, t terminal, args []string) error {
 	if *why == "" {
 		return usageError{errors.New("-reason is missing: compromised, superseded or retired")}
 	}
-	if err := keepSecret(); err != nil {
+	if err := signer.KeepSecret(); err != nil {
 		return err
 	}
 	k := keyFile{private: flags.Arg(0), public: publicBeside(flags.Arg(0))}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/countersign-dev/countersign/signature"
+	"github.com/countersign-dev/countersign/signature/signer"
 )
 
 // keyCommands are what "countersign keys" takes behind it.
@@ -61,7 +62,7 @@ func adopt(_ context.Context, t terminal, args []string) error {
 	if err := parse(t, flags, args); err != nil {
 		return err
 	}
-	if err := keepSecret(); err != nil {
+	if err := signer.KeepSecret(); err != nil {
 		return err
 	}
 	k := keyIn(*data)

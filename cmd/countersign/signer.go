@@ -67,7 +67,7 @@ func serveSigner(ctx context.Context, t terminal, args []string) error {
 // followKey opens a key file, with its passphrase from another if there is one, and looks at it again
 // before each signature. The process is made one that cannot be dumped first.
 func followKey(f signer.File, file, passphraseFile string, clock func() time.Time) (*signer.Followed, error) {
-	if err := keepSecret(); err != nil {
+	if err := signer.KeepSecret(); err != nil {
 		return nil, err
 	}
 	f.Read = keyFile{private: file}.read

@@ -27,8 +27,10 @@ type Followed struct {
 	file  File
 	clock func() time.Time
 
+	reading sync.Mutex        // a file that hangs keeps those waiting who want to sign, and nobody else
+	sum     [sha256.Size]byte // of what the file had; the content may be a private key
+
 	mu     sync.Mutex
-	sum    [sha256.Size]byte // of what the file had; the content may be a private key
 	signer signature.Signer
 	err    error
 }
@@ -95,17 +97,19 @@ func (f *Followed) Reload() {
 }
 
 func (f *Followed) reload() (changed bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.reading.Lock()
+	defer f.reading.Unlock()
 	content, err := f.file.Read()
 	sum := sha256.Sum256(content)
-	if err == nil && sum == f.sum {
+	var s signature.Signer
+	if err == nil && sum != f.sum {
+		s, err = f.open(content)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err == nil && s == nil { // as before
 		f.err = nil
 		return false
-	}
-	var s signature.Signer
-	if err == nil {
-		s, err = f.open(content)
 	}
 	if err != nil {
 		if f.err == nil || f.err.Error() != err.Error() {
@@ -129,7 +133,7 @@ func (f *Followed) open(content []byte) (signature.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if is, was := fingerprint(s.Key()), fingerprint(f.signer.Key()); is != was {
+	if is, was := fingerprint(s.Key()), fingerprint(f.Key()); is != was {
 		return nil, fmt.Errorf("it is another key, %s, and %s signs until the server is started again\n"+
 			"hint: for a new key beside it: another name in signing.keys", is, was)
 	}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -185,5 +186,41 @@ func TestFollowedTogether(t *testing.T) {
 	k.Reload()
 	if k.told.Load() != 1 {
 		t.Errorf("told %d times, want once", k.told.Load())
+	}
+}
+
+// A file that hangs, as on a server that is away, keeps those waiting who want to sign. Whoever looks at the
+// public key, to verify or to publish, does not wait.
+func TestFollowedHangs(t *testing.T) {
+	t.Parallel()
+	content, hangs, reads := privateKey(t, "plain"), make(chan struct{}), make(chan struct{}, 2)
+	followed, err := signer.Follow(signer.File{
+		Log: slog.New(slog.DiscardHandler),
+		Read: func() ([]byte, error) {
+			reads <- struct{}{}
+			if len(reads) > 1 {
+				<-hangs
+			}
+			return content, nil
+		},
+		Open: func(content []byte) (signature.Signer, error) { return signature.NewFileSigner(content, nil, clock) },
+	}, clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed := make(chan error, 1)
+	go func() {
+		_, err := followed.Sign(t.Context(), claim)
+		signed <- err
+	}()
+	for len(reads) < 2 { // until it reads a second time
+		runtime.Gosched()
+	}
+	if followed.Key().Len() != 1 {
+		t.Error("there is no public key while its file hangs")
+	}
+	close(hangs)
+	if err := <-signed; err != nil {
+		t.Error(err)
 	}
 }

@@ -22,6 +22,9 @@ type Place struct {
 	Group int   // who may connect at all; below 0: everybody may where Users names somebody, and is asked who they are
 }
 
+// maxPath is what the path of a unix socket has room for, in bytes.
+const maxPath = 107
+
 // Listen makes the socket. It is bound under another name, gets its mode, and is then moved into
 // its place: nobody meets it before, and what a signer left that was killed is replaced. One that
 // still answers is not. Connections of others than Users are closed before anything is read.
@@ -33,6 +36,9 @@ func Listen(p Place, log *slog.Logger) (net.Listener, error) {
 		return nil, err
 	}
 	temporary := fmt.Sprintf("%s.%d", p.Path, os.Getpid())
+	if len(temporary) > maxPath {
+		return nil, fmt.Errorf("%s is too long for a socket: with a dot and a number behind it, it may have %d bytes\nhint: a directory nearer to the root, as /run/countersign-signer", p.Path, maxPath)
+	}
 	_ = os.Remove(temporary) // of a process of the same number that was killed
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temporary, Net: "unix"})
 	if err != nil {
@@ -130,8 +136,11 @@ func ParsePlace(path, users, group string) (Place, error) {
 		}
 		p.Users = append(p.Users, id)
 	}
-	if group == "" {
+	switch {
+	case group == "":
 		return p, nil
+	case len(p.Users) == 0:
+		return p, errors.New("-group says who may connect, and -user who of them may ask: name users, too")
 	}
 	var err error
 	p.Group, err = number(group, func(name string) (string, error) {

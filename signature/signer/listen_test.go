@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -124,4 +125,19 @@ func TestPeers(t *testing.T) {
 		t.Error(err)
 	}
 	<-done
+}
+
+// A path that has no room in the address of a socket, and a group of which nobody may ask, are told as that.
+func TestNoPlace(t *testing.T) {
+	t.Parallel()
+	long := filepath.Join(t.TempDir(), strings.Repeat("x", 120))
+	if _, err := signer.Listen(signer.Place{Path: long, Group: -1}, quiet); err == nil || !strings.Contains(err.Error(), "too long") || !strings.Contains(err.Error(), "hint:") {
+		t.Errorf("a long path: %v, want a sentence and a hint", err)
+	}
+	if _, err := signer.ParsePlace("/run/s", "", "0"); err == nil || !strings.Contains(err.Error(), "-user") {
+		t.Errorf("a group and no user: %v, want a sentence about -user", err)
+	}
+	if p, err := signer.ParsePlace("/run/s", "root,12345", "0"); err != nil || p.Group != 0 || !slices.Equal(p.Users, []int{0, 12345}) {
+		t.Errorf("a group and users: %+v, %v", p, err)
+	}
 }

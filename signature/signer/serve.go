@@ -75,7 +75,7 @@ func (s *Server) sign(w http.ResponseWriter, r *http.Request) {
 		log.Warn("not signed", "error", err)
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(refusal{err.Error()}) // whoever asked is gone
+		_ = json.NewEncoder(w).Encode(refusal{fmt.Sprintf("%.500s", err.Error())}) // whoever asked is gone
 		return
 	}
 	log.Info("signed")

@@ -1,4 +1,4 @@
-package main
+package signer
 
 import (
 	"fmt"
@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keepSecret keeps what is in memory out of files and from other processes of the same user: no
-// core dump, no debugger, no /proc/PID/mem but for root. It comes before a private key is read.
-func keepSecret() error {
+// KeepSecret keeps what is in memory out of files and from other processes of the same user: no
+// core dump, no debugger, no /proc/PID/mem but for root. It comes before a private key, or what opens one, is read.
+func KeepSecret() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("core dumps cannot be turned off: %w", err)
 	}
