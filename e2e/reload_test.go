@@ -293,3 +293,55 @@ func TestReloadSettings(t *testing.T) {
 		t.Errorf("key %s signs in the end, want one", got)
 	}
 }
+
+// TestReloadDatabase replaces the user by which a database is reached, as Kubernetes exchanges a secret:
+// new connections are that user's. A file that does not read leaves it as it was.
+func TestReloadDatabase(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t)
+	sql := func(statement string) string {
+		t.Helper()
+		out, err := d.Psql("postgres", statement)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(out)
+	}
+	sql("CREATE ROLE next LOGIN SUPERUSER PASSWORD 'canary-next'")
+	url := func(user string) string {
+		return fmt.Sprintf("postgres://%s:canary-%[1]s@/postgres?host=%s&sslmode=disable\n", user, d.Socket())
+	}
+	v := newVolume(t, map[string]string{"url": url("postgres")})
+	s := start(t, "-database-file", v.path("url"), "-host", "registry.example.test", "-sign-on", "none")
+	// who ends the connections that there are, and says whose the next ones are.
+	who := func() string {
+		t.Helper()
+		sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'countersign'")
+		var users string
+		eventually(t, "there is a connection", func() bool {
+			s.get(t, extension("ns/app", newImage("database").digest())).within(t, 200, 429)
+			users = sql("SELECT string_agg(DISTINCT usename, ' ') FROM pg_stat_activity WHERE application_name = 'countersign'")
+			return users != ""
+		})
+		return users
+	}
+	if got := who(); got != "postgres" {
+		t.Fatalf("connections are of %q, want postgres", got)
+	}
+	const file = `file_current{file="database"}`
+	s.follows(t, 1, file)
+	v.swap(t, map[string]string{"url": url("next")})
+	if got := who(); got != "next" {
+		t.Errorf("connections are of %q after the URL was replaced, want next", got)
+	}
+	v.swap(t, map[string]string{"url": "canary-broken://what does not read"})
+	if got := who(); got != "next" {
+		t.Errorf("connections are of %q with a URL that does not read, want next as before", got)
+	}
+	s.follows(t, 0, file)
+	if log := s.stderr.String(); !strings.Contains(log, `"name":"database"`) || strings.Contains(log, "canary-") {
+		t.Errorf("the log has no line on it, or a password:\n%s", tail(log, 3000))
+	}
+	v.swap(t, map[string]string{"url": url("next")})
+	s.follows(t, 1, file)
+}

@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/server/access"
 	"github.com/countersign-dev/countersign/store"
 	"github.com/countersign-dev/countersign/store/disk"
 	"github.com/countersign-dev/countersign/store/postgres"
@@ -103,9 +105,42 @@ func connection(name, url, file string) (string, error) {
 	return url, nil
 }
 
+// A urlFile is a connection string in a file, which is read for each new connection.
+type urlFile struct {
+	path string
+	log  *slog.Logger
+
+	mu  sync.Mutex
+	err error // of the last read
+}
+
+func (f *urlFile) read() (string, error) {
+	url, err := connection("", "", f.path)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err != nil && (f.err == nil || f.err.Error() != err.Error()) {
+		f.log.Error("files do not read; what was read before stays in force", "name", "database", "error", err)
+	}
+	f.err = err
+	return url, err
+}
+
+// file is what metrics and SIGHUP see of it.
+func (f *urlFile) file() access.File {
+	return access.File{Name: "database", Err: func() error {
+		_, err := f.read()
+		return err
+	}, Reload: func() { _, _ = f.read() }} // what is wrong with it is logged
+}
+
 // openStore opens the one store that the settings name, for the server.
 func (g *ground) openStore(ctx context.Context, s settings) error {
-	opened, err := s.openStore(ctx, g.log, func(image api.Image, name string, err error) {
+	var follow func() (string, error)
+	if s.Store.DatabaseFile != "" {
+		f := &urlFile{path: s.Store.DatabaseFile, log: g.log}
+		follow, g.files = f.read, append(g.files, f.file())
+	}
+	opened, err := s.openStore(ctx, g.log, follow, func(image api.Image, name string, err error) {
 		g.log.Error("a stored signature does not read and is left out", "image", image.String(), "name", name, "error", err)
 	})
 	if err != nil {
@@ -115,8 +150,9 @@ func (g *ground) openStore(ctx context.Context, s settings) error {
 	return nil
 }
 
-// openStore opens the one store that the settings name. damaged is told of what does not read.
-func (s settings) openStore(ctx context.Context, log *slog.Logger, damaged func(image api.Image, name string, err error)) (keptStore, error) {
+// openStore opens the one store that the settings name. follow says how a database is reached now, if it
+// is not nil. damaged is told of what does not read.
+func (s settings) openStore(ctx context.Context, log *slog.Logger, follow func() (string, error), damaged func(image api.Image, name string, err error)) (keptStore, error) {
 	if !s.Store.remote() {
 		return disk.Open(s.Store.Directory, disk.Options{Limits: s.Limits, Clock: time.Now, Damaged: damaged})
 	}
@@ -129,7 +165,7 @@ func (s settings) openStore(ctx context.Context, log *slog.Logger, damaged func(
 		retries = -1
 	}
 	return postgres.Open(ctx, postgres.Options{
-		URL: url, Limits: s.Limits, Clock: time.Now, Log: log, Damaged: damaged,
+		URL: url, Follow: follow, Limits: s.Limits, Clock: time.Now, Log: log, Damaged: damaged,
 		Stale: s.Store.Stale, Keep: s.Store.Keep, Timeout: s.Store.Timeout, Retries: retries,
 	})
 }

@@ -96,7 +96,7 @@ func openStored(ctx context.Context, s settings, log *slog.Logger, damaged func(
 			return nil, fmt.Errorf("%w\nhint: -config or -data says where the store is", err)
 		}
 	}
-	return s.openStore(ctx, log, damaged)
+	return s.openStore(ctx, log, nil, damaged)
 }
 
 // knownKeys are those whose signatures the server keeps: of uploaders, and its own, whose public

@@ -46,7 +46,6 @@ type ground struct {
 // another takes its place.
 type house struct {
 	*ground
-	settings settings
 	leave    context.CancelFunc   // ends what it does by itself
 	retained *retention.Retention // nil: what is deleted keeps its signatures
 	server   *server.Server
@@ -102,7 +101,7 @@ func open(ctx context.Context, s settings, log *slog.Logger, more ...access.File
 
 // build builds a house on the ground, beside the one that may stand there.
 func (g *ground) build(ctx context.Context, s settings) (_ *house, err error) {
-	h := &house{ground: g, settings: s, live: map[string]*admission.Live{}}
+	h := &house{ground: g, live: map[string]*admission.Live{}}
 	ctx, h.leave = context.WithCancel(ctx)
 	defer func() {
 		if err != nil {

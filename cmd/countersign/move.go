@@ -99,5 +99,5 @@ func namedStore(name string) storeAt {
 func openUnlimited(ctx context.Context, at storeAt, log *slog.Logger, damaged func(api.Image, string, error)) (keptStore, error) {
 	at.Stale, at.Timeout = 0, time.Minute
 	s := settings{Store: at}
-	return s.openStore(ctx, log, damaged)
+	return s.openStore(ctx, log, nil, damaged)
 }

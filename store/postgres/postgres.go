@@ -31,7 +31,10 @@ import (
 type Options struct {
 	// URL is postgres://user@host,host/database?parameters, or the same in keywords; see
 	// doc/operating.md. Nothing that is logged or returned has a password of it.
-	URL    string
+	URL string
+	// Follow is asked before each new connection for the URL as it is now, so that a password can be
+	// replaced; while it does not know, or what it says does not read, it stays as it was. nil: URL.
+	Follow func() (url string, err error)
 	Limits store.Limits
 	Clock  func() time.Time
 	Log    *slog.Logger // of a database that goes away and comes back
@@ -72,6 +75,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	c, err := configure(o.URL)
 	if err != nil {
 		return nil, err
+	}
+	if o.Follow != nil {
+		c.BeforeConnect = following(o.Follow, c.ConnConfig)
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, c)
 	if err != nil {
@@ -148,6 +154,21 @@ func configure(url string) (*pgxpool.Config, error) {
 	c.ConnConfig.StatementCacheCapacity, c.ConnConfig.DescriptionCacheCapacity = 0, 0
 	c.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false } // a second round trip; we try again instead
 	return c, nil
+}
+
+// following connects as the URL says by then, or said when it last read.
+func following(follow func() (string, error), first *pgx.ConnConfig) func(context.Context, *pgx.ConnConfig) error {
+	var last atomic.Pointer[pgx.ConnConfig]
+	last.Store(first)
+	return func(_ context.Context, to *pgx.ConnConfig) error {
+		if url, err := follow(); err == nil {
+			if c, err := configure(url); err == nil {
+				last.Store(c.ConnConfig)
+			}
+		}
+		*to = *last.Load().Copy()
+		return nil
+	}
 }
 
 // Close waits for what is going on. What comes later is ErrUnavailable.
