@@ -21,35 +21,23 @@ const (
 	coverWithin = 10 * time.Second
 )
 
-// serveTags lists the tags of a repository.
-func (s *Server) serveTags(w http.ResponseWriter, r *http.Request) {
+// tags lists the tags of a repository.
+func (s *Server) tags(r *http.Request) (api.TagPage, error) {
 	repository, err := s.pulled(r)
 	if err != nil {
-		writeError(w, r, err)
-		return
+		return api.TagPage{}, err
 	}
 	tags, next, err := s.c.Registry.Tags(asCaller(r), repository, r.URL.Query().Get("after"))
-	if err != nil {
-		writeError(w, r, err)
-		return
-	}
-	writeJSON(w, http.StatusOK, api.TagPage{Repository: s.c.Hosts[0] + "/" + repository, Tags: append([]string{}, tags...), Next: next})
+	return api.TagPage{Repository: s.c.Hosts[0] + "/" + repository, Tags: append([]string{}, tags...), Next: next}, err
 }
 
-// serveRepositories lists what the registry has.
-func (s *Server) serveRepositories(w http.ResponseWriter, r *http.Request) {
-	err := s.may(r, access.Admin, s.c.Hosts[0], "")
-	page := api.RepositoryPage{Repositories: []string{}}
-	if err == nil {
-		var names []string
-		names, page.Next, err = s.c.Registry.Repositories(r.Context(), r.URL.Query().Get("after"))
-		page.Repositories = append(page.Repositories, names...)
+// repositories lists what the registry has.
+func (s *Server) repositories(r *http.Request) (api.RepositoryPage, error) {
+	if err := s.may(r, access.Admin, s.c.Hosts[0], ""); err != nil {
+		return api.RepositoryPage{}, err
 	}
-	if err != nil {
-		writeError(w, r, err)
-		return
-	}
-	writeJSON(w, http.StatusOK, page)
+	names, next, err := s.c.Registry.Repositories(r.Context(), r.URL.Query().Get("after"))
+	return api.RepositoryPage{Repositories: append([]string{}, names...), Next: next}, err
 }
 
 // pulled reads the repository of a query, with our host or without, and asks whether the caller
@@ -65,28 +53,18 @@ func (s *Server) pulled(r *http.Request) (string, error) {
 	return repository, s.may(r, access.Pull, s.c.Hosts[0], repository)
 }
 
-// serveCoverage says of the tags of a repository what nodes of a profile would reject.
-func (s *Server) serveCoverage(w http.ResponseWriter, r *http.Request) {
+// coverage says of the tags of a repository what nodes of a profile would reject.
+func (s *Server) coverage(r *http.Request) (page api.CoveragePage, err error) {
 	repository, err := s.pulled(r)
 	if err != nil {
-		writeError(w, r, err)
-		return
-	}
-	page, err := s.coverage(asCaller(r), repository, r.URL.Query().Get("profile"), r.URL.Query().Get("after"))
-	if err != nil {
-		writeError(w, r, err)
-		return
-	}
-	writeJSON(w, http.StatusOK, page)
-}
-
-func (s *Server) coverage(ctx context.Context, repository, profile, after string) (api.CoveragePage, error) {
-	page := api.CoveragePage{Repository: s.c.Hosts[0] + "/" + repository, Tags: []api.TagCoverage{}}
-	var err error
-	if _, page.Profile, err = s.policyOf(api.VerifyRequest{Profile: profile}); err != nil {
 		return page, err
 	}
-	tags, next, err := s.c.Registry.Tags(ctx, repository, after)
+	ctx, q := asCaller(r), r.URL.Query()
+	page.Repository, page.Tags = s.c.Hosts[0]+"/"+repository, []api.TagCoverage{}
+	if _, page.Profile, err = s.policyOf(api.VerifyRequest{Profile: q.Get("profile")}); err != nil {
+		return page, err
+	}
+	tags, next, err := s.c.Registry.Tags(ctx, repository, q.Get("after"))
 	if err != nil {
 		return page, err
 	}

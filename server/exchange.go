@@ -116,16 +116,7 @@ func (s *Server) imported(result api.ImportResult, dry bool) api.ImportResult {
 // the first stands in front of the page, and of the last behind it.
 const exported = 100
 
-// serveExport pages through what is served, all of an image at a time.
-func (s *Server) serveExport(w http.ResponseWriter, r *http.Request) {
-	page, err := s.export(r)
-	if err != nil {
-		writeError(w, r, err)
-		return
-	}
-	writeJSON(w, http.StatusOK, page)
-}
-
+// export pages through what is served, all of an image at a time.
 func (s *Server) export(r *http.Request) (page api.ExportPage, err error) {
 	if err := s.may(r, access.Admin, s.c.Hosts[0], ""); err != nil {
 		return page, err

@@ -20,24 +20,20 @@ import (
 // maxReason bounds why somebody withdraws, in bytes.
 const maxReason = 1024
 
-// serveSignatures lists what is kept: of one repository to those who may pull it, of others to
+// signatures lists what is kept: of one repository to those who may pull it, of others to
 // admins.
-func (s *Server) serveSignatures(w http.ResponseWriter, r *http.Request) {
+func (s *Server) signatures(r *http.Request) (api.SignaturePage, error) {
+	page := api.SignaturePage{Signatures: []api.SignatureEntry{}}
 	kind, err := kindOf(r.URL.Query().Get("state"))
 	if err != nil {
-		writeError(w, r, err)
-		return
+		return page, err
 	}
 	entries, next, err := s.list(r, kind)
-	if err != nil {
-		writeError(w, r, err)
-		return
-	}
-	page := api.SignaturePage{Signatures: []api.SignatureEntry{}, Next: string(next)}
 	for _, e := range entries {
 		page.Signatures = append(page.Signatures, signatureEntry(e))
 	}
-	writeJSON(w, http.StatusOK, page)
+	page.Next = string(next)
+	return page, err
 }
 
 func kindOf(state string) (string, error) {
@@ -98,23 +94,19 @@ func limitOf(s string) (int, error) {
 // serveWithdrawals withdraws, and lists what was.
 func (s *Server) serveWithdrawals(w http.ResponseWriter, r *http.Request) {
 	if isRead(r) {
-		s.listWithdrawals(w, r)
+		answering(s.withdrawals)(w, r)
 		return
 	}
 	s.withdraw(w, r)
 }
 
-func (s *Server) listWithdrawals(w http.ResponseWriter, r *http.Request) {
+func (s *Server) withdrawals(r *http.Request) (api.WithdrawalPage, error) {
 	entries, next, err := s.list(r, store.Withdrawals)
-	if err != nil {
-		writeError(w, r, err)
-		return
-	}
 	page := api.WithdrawalPage{Withdrawals: []api.WithdrawalEntry{}, Next: string(next)}
 	for _, e := range entries {
 		page.Withdrawals = append(page.Withdrawals, withdrawalEntry(e.Image, *e.Withdrawal))
 	}
-	writeJSON(w, http.StatusOK, page)
+	return page, err
 }
 
 func withdrawalEntry(i api.Image, wd store.Withdrawal) api.WithdrawalEntry {
@@ -246,16 +238,7 @@ func (s *Server) lift(r *http.Request, image api.Image, id string) error {
 	return err
 }
 
-// serveAudit pages through the audit trail.
-func (s *Server) serveAudit(w http.ResponseWriter, r *http.Request) {
-	page, err := s.audit(r)
-	if err != nil {
-		writeError(w, r, err)
-		return
-	}
-	writeJSON(w, http.StatusOK, page)
-}
-
+// audit pages through the audit trail.
 func (s *Server) audit(r *http.Request) (page api.AuditPage, err error) {
 	if err := s.may(r, access.Admin, s.c.Hosts[0], ""); err != nil {
 		return page, err

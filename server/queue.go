@@ -12,17 +12,8 @@ import (
 	"github.com/countersign-dev/countersign/store"
 )
 
-// serveQueue lists what is queued and what is dead.
-func (s *Server) serveQueue(w http.ResponseWriter, r *http.Request) {
-	page, err := s.listQueue(r)
-	if err != nil {
-		writeError(w, r, err)
-		return
-	}
-	writeJSON(w, http.StatusOK, page)
-}
-
-func (s *Server) listQueue(r *http.Request) (api.TaskPage, error) {
+// queue lists what is queued and what is dead.
+func (s *Server) queue(r *http.Request) (api.TaskPage, error) {
 	page := api.TaskPage{Tasks: []api.TaskEntry{}}
 	if err := s.may(r, access.Admin, s.c.Hosts[0], ""); err != nil {
 		return page, err

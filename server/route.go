@@ -56,21 +56,33 @@ func (s *Server) routes() []route {
 		{routeKeys, api.KeysPath, []need{{methods: reading, over: anybody}}, s.serveKeys},
 		{routeKeys, api.KeysPath + "/*", []need{{methods: reading, over: anybody}}, s.serveKey},
 		{routeNodeConfig, api.NodeConfigPath, []need{{methods: reading, over: anybody}}, s.serveNodeConfig},
-		{routeSignatures, api.SignaturesPath, listing, s.serveSignatures},
+		{routeSignatures, api.SignaturesPath, listing, answering(s.signatures)},
 		{routeWithdrawals, api.WithdrawalsPath, append(listing, need{methods: []string{http.MethodPost}, in: access.Withdraw}), s.serveWithdrawals},
 		{routeWithdrawals, api.WithdrawalsPath + "/*", []need{{methods: []string{http.MethodDelete}, in: access.Admin}}, s.serveWithdrawal},
-		{routeAudit, api.AuditPath, []need{{methods: reading, over: access.Admin}}, s.serveAudit},
+		{routeAudit, api.AuditPath, []need{{methods: reading, over: access.Admin}}, answering(s.audit)},
 		{routeNotify, api.NotificationsPath, []need{{methods: []string{http.MethodPost}, over: anybody}}, s.serveNotifications},
 		{routeResign, api.ResignPath, []need{{methods: []string{http.MethodPost}, over: access.Admin}}, s.serveResign},
-		{routeCalendar, api.CalendarPath, []need{{methods: reading, over: access.Admin}}, s.serveCalendar},
+		{routeCalendar, api.CalendarPath, []need{{methods: reading, over: access.Admin}}, answering(s.calendar)},
 		{routeImport, api.ImportPath, []need{{methods: []string{http.MethodPost}, over: access.Admin}}, s.serveImport},
-		{routeExport, api.ExportPath, []need{{methods: reading, over: access.Admin}}, s.serveExport},
+		{routeExport, api.ExportPath, []need{{methods: reading, over: access.Admin}}, answering(s.export)},
 		{routeSign, api.SignPath, []need{{methods: []string{http.MethodPost}, in: access.Sign}}, s.serveSign},
-		{routeTags, api.TagsPath, []need{{methods: reading, in: access.Pull}}, s.serveTags},
-		{routeTags, api.RepositoriesPath, []need{{methods: reading, over: access.Admin}}, s.serveRepositories},
-		{routeCoverage, api.CoveragePath, []need{{methods: reading, in: access.Pull}}, s.serveCoverage},
-		{routeQueue, api.QueuePath, []need{{methods: reading, over: access.Admin}}, s.serveQueue},
+		{routeTags, api.TagsPath, []need{{methods: reading, in: access.Pull}}, answering(s.tags)},
+		{routeTags, api.RepositoriesPath, []need{{methods: reading, over: access.Admin}}, answering(s.repositories)},
+		{routeCoverage, api.CoveragePath, []need{{methods: reading, in: access.Pull}}, answering(s.coverage)},
+		{routeQueue, api.QueuePath, []need{{methods: reading, over: access.Admin}}, answering(s.queue)},
 		{routeQueue, api.QueuePath + "/*", []need{{methods: []string{http.MethodPost, http.MethodDelete}, over: access.Admin}}, s.serveTask},
+	}
+}
+
+// answering handles what is asked and answered in JSON.
+func answering[T any](answer func(*http.Request) (T, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		said, err := answer(r)
+		if err != nil {
+			writeError(w, r, err)
+			return
+		}
+		writeJSON(w, http.StatusOK, said)
 	}
 }
 
