@@ -32,13 +32,13 @@ const host = "registry.example.com"
 const digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 // newServer returns a server that signs nothing and trusts nobody, and its store.
-func newServer(t *testing.T) (*server.Server, *disk.Store) {
+func newServer(t testing.TB) (*server.Server, *disk.Store) {
 	t.Helper()
 	return serverWith(t, func(*server.Config) {})
 }
 
 // serverWith returns one whose configuration is changed first.
-func serverWith(t *testing.T, change func(*server.Config)) (*server.Server, *disk.Store) {
+func serverWith(t testing.TB, change func(*server.Config)) (*server.Server, *disk.Store) {
 	t.Helper()
 	s, err := disk.Open(t.TempDir(), disk.Options{Limits: store.DefaultLimits(), Clock: time.Now})
 	if err != nil {

@@ -52,6 +52,7 @@ var mayKnow = map[string][]string{
 // onlyIn says which packages may import a library that is not everybody's.
 var onlyIn = map[string][]string{
 	"github.com/ProtonMail/go-crypto":         {"signature"},
+	"github.com/VictoriaMetrics/fastcache":    {"store/disk"},
 	"github.com/distribution/distribution/v3": {"api", "server/registry", "server/access", "e2e/distribution"},
 	"github.com/docker":                       {"cmd/countersign"},
 	"github.com/go-chi/chi":                   {"server"},

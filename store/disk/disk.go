@@ -45,12 +45,17 @@ type Options struct {
 
 // A Store implements store.Store.
 type Store struct {
-	db *bbolt.DB
-	o  Options
+	db    *bbolt.DB
+	o     Options
+	known *memory
 }
 
 // Close waits for what is going on, and gives the file up. What comes later is ErrUnavailable.
-func (s *Store) Close() error { return s.db.Close() }
+func (s *Store) Close() error {
+	err := s.db.Close()
+	s.known.forgetAll()
+	return err
+}
 
 // batch runs f in a transaction that it may share, so f decides and says nothing by its error but
 // that the file failed: what it refuses it remembers outside. f may run more than once, and goes on

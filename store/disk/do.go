@@ -16,9 +16,14 @@ import (
 
 // Get implements store.Store.
 func (s *Store) Get(ctx context.Context, image api.Image) (set store.Set, err error) {
+	key := imageKey(image)
+	if set, ok := s.known.get(key); ok && ctx.Err() == nil {
+		return set, nil
+	}
 	var damages []damage
+	since := s.known.now()
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
-		f, err := readImage(tx, imageKey(image))
+		f, err := readImage(tx, key)
 		if err != nil {
 			damages = append(damages, damage{image, "", err})
 			return nil
@@ -27,6 +32,9 @@ func (s *Store) Get(ctx context.Context, image api.Image) (set store.Set, err er
 		return nil
 	})
 	s.tell(damages)
+	if err == nil && len(damages) == 0 {
+		s.known.put(key, set, since)
+	}
 	return set, err
 }
 
@@ -93,7 +101,7 @@ func (s *Store) do(tx *bbolt.Tx, c store.Change) (after store.Set, refused, fail
 		return store.Set{}, refused, nil
 	}
 	if after.Version != before.Version {
-		if err := file.write(tx, c.Image, before, after); err != nil {
+		if err := file.write(tx, s.known, c.Image, before, after); err != nil {
 			return store.Set{}, nil, err
 		}
 	}

@@ -116,9 +116,10 @@ func (f imageFile) replace(before, after store.Set) imageFile {
 }
 
 // write stores what changed: the value, contents that came, and not those that went. One that did
-// not read has gone, too: it can be brought again.
-func (f imageFile) write(tx *bbolt.Tx, image api.Image, before, after store.Set) error {
+// not read has gone, too: it can be brought again. What is known of the image is forgotten.
+func (f imageFile) write(tx *bbolt.Tx, known *memory, image api.Image, before, after store.Set) error {
 	key, contents := imageKey(image), tx.Bucket(bucketContents)
+	known.forget(tx, key)
 	value, err := json.Marshal(f.replace(before, after))
 	if err != nil {
 		return err

@@ -31,7 +31,7 @@ func (s *Store) Mend(ctx context.Context, image api.Image, record store.Record) 
 		after := set
 		after.Version++
 		record.Image, record.Names = image, dropped
-		if err := f.write(tx, image, set, after); err != nil {
+		if err := f.write(tx, s.known, image, set, after); err != nil {
 			return err
 		}
 		return putRecords(tx, []store.Record{record}, s.o.Clock())

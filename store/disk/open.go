@@ -46,7 +46,7 @@ func Open(directory string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
 	}
-	return &Store{db, o}, nil
+	return &Store{db, o, newMemory()}, nil
 }
 
 func openFile(path string) (db *bbolt.DB, err error) {
