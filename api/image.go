@@ -6,6 +6,7 @@ package api
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -50,10 +51,14 @@ func CheckRepository(repository string) error {
 // bounds the repository, at 255.
 const maxHost = 253 + len(":65535")
 
-// checkRepository uses WithName, because ParseNamed takes "a:tag" for a repository.
+// checkRepository uses WithName, because ParseNamed takes "a:tag" for a repository. That is a regular
+// expression, and every pull asks: what is plainly a name is not sent through it.
 func checkRepository(host, repository string) error {
 	if len(host) > maxHost {
 		return fmt.Errorf("%w: a host of %d characters", ErrName, len(host))
+	}
+	if plainHost(host) && plainRepository(repository) {
+		return nil
 	}
 	named, err := reference.WithName(host + "/" + repository)
 	if err != nil {
@@ -65,9 +70,36 @@ func checkRepository(host, repository string) error {
 	return nil
 }
 
+// plainHost knows most hosts: words between single dots and hyphens, and a port.
+func plainHost(host string) bool {
+	name, port, has := strings.Cut(host, ":")
+	return plainWords(name, ".-") && (!has || port != "" && strings.Trim(port, "0123456789") == "")
+}
+
+// plainRepository knows most repositories: words between single separators, as long as they may be.
+func plainRepository(name string) bool {
+	return len(name) <= reference.RepositoryNameTotalLengthMax && plainWords(name, "/-._")
+}
+
+// plainWords tells lower-case letters and digits with one separator at a time between them.
+func plainWords(s, separators string) bool {
+	within := false
+	for i := range len(s) {
+		word := 'a' <= s[i] && s[i] <= 'z' || '0' <= s[i] && s[i] <= '9'
+		if !word && (!within || strings.IndexByte(separators, s[i]) < 0) {
+			return false
+		}
+		within = word
+	}
+	return within
+}
+
 // parseDigest takes sha256 only: clients compare the claimed digest as a string with the
 // sha256 of the manifest (protocol.md 5.1), so no other could ever match.
 func parseDigest(s string) (digest.Digest, error) {
+	if hex, ok := strings.CutPrefix(s, "sha256:"); ok && len(hex) == digest.SHA256.Size()*2 && strings.Trim(hex, "0123456789abcdef") == "" {
+		return digest.Digest(s), nil
+	}
 	d, err := digest.Parse(s)
 	if err != nil {
 		return "", fmt.Errorf("%w %q: %v", ErrDigest, s, err)

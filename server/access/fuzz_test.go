@@ -48,6 +48,9 @@ func FuzzPattern(f *testing.F) {
 		if !strings.Contains(pattern, "*") && got != (pattern == s) {
 			t.Errorf("%q and %q: %v", pattern, s, got)
 		}
+		if before, ok := strings.CutSuffix(pattern, "**"); ok && !strings.Contains(before, "*") && got != (strings.HasPrefix(s, before) && s != before) {
+			t.Errorf("%q and %q: %v", pattern, s, got)
+		}
 		if !strings.Contains(pattern, "**") && got && strings.Count(pattern, "/") != strings.Count(s, "/") {
 			t.Errorf("a * of %q matched a / of %q", pattern, s)
 		}

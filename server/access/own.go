@@ -8,8 +8,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/distribution/reference"
 	"golang.org/x/crypto/bcrypt"
+
+	"github.com/countersign-dev/countersign/api"
 )
 
 // realm is in the challenge. It names nothing that a request could set. Clients answer it with a
@@ -146,10 +147,7 @@ func (o *Own) may(subject string, a Action, s Scope) bool {
 }
 
 // isRepository keeps names that mean another path to somebody else, as a/../b, out of patterns.
-func isRepository(name string) bool {
-	_, err := reference.WithName("h.example/" + name)
-	return err == nil
-}
+func isRepository(name string) bool { return api.CheckRepository(name) == nil }
 
 // open says whether the ping lets anonymous callers in: there are some, and nobody can log in.
 func (o *Own) open() bool {

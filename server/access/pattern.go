@@ -8,8 +8,9 @@ import (
 
 // A pattern is matched in time linear in what it is matched with, whoever wrote either.
 type pattern struct {
-	text string
-	re   *regexp.Regexp // nil for text without wildcards
+	text  string
+	re    *regexp.Regexp // nil for text without wildcards, and with ** at its end alone
+	below bool           // whatever begins with the text, and goes on
 }
 
 // parsePattern reads a pattern in which `*` stops at each of the separators.
@@ -22,6 +23,9 @@ func parsePattern(text, separators string) (pattern, error) {
 	}
 	if !strings.Contains(text, "*") {
 		return pattern{text: text}, nil
+	}
+	if before, ok := strings.CutSuffix(text, "**"); ok && !strings.Contains(before, "*") {
+		return pattern{text: text, below: true}, nil
 	}
 	one := "."
 	if separators != "" {
@@ -46,11 +50,15 @@ func parsePattern(text, separators string) (pattern, error) {
 	if err != nil {
 		return pattern{}, fmt.Errorf("pattern %q: %w", text, err)
 	}
-	return pattern{text, re}, nil
+	return pattern{text: text, re: re}, nil
 }
 
 func (p pattern) match(s string) bool {
-	if p.re == nil {
+	switch {
+	case p.below:
+		before := len(p.text) - len("**")
+		return len(s) > before && s[:before] == p.text[:before]
+	case p.re == nil:
 		return p.text == s
 	}
 	return p.re.MatchString(s)
