@@ -55,7 +55,7 @@ func full() scale {
 
 func short() scale {
 	s := full()
-	s.Signatures, s.Uploads, s.Pushes, s.Blob, s.Rounds, s.For = 5000, 150, 30, 64<<20, 2, time.Second
+	s.Signatures, s.Uploads, s.Pushes, s.Blob, s.Rounds, s.For = 2000, 150, 30, 64<<20, 2, time.Second
 	s.Disk, s.Database = 20_000, 50_000
 	return s
 }

@@ -65,6 +65,11 @@ func reads(ctx context.Context, b *bench) error {
 	if err := p.database.initPgbench(ctx); err != nil {
 		return err
 	}
+	for _, c := range []*contestant{d, p} { // what the others serve is in memory already
+		if _, err := b.wrk(ctx, loading, c.address, paths, connections, .5, c.pids()...); err != nil {
+			return err
+		}
+	}
 	all := []*contestant{n, h, d, p}
 	found := make([]*series, len(all))
 	var transactions []float64
