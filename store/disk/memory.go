@@ -2,6 +2,7 @@ package disk
 
 import (
 	"encoding/binary"
+	"slices"
 	"sync"
 	"time"
 
@@ -92,29 +93,32 @@ func (m *memory) forgetAll() {
 	m.sets.Reset()
 }
 
-// encodeSet is version, count and signatures: texts with their lengths in front, times as they encode
-// themselves, a byte for Own. It is false for what is not remembered.
+// encodeSet is the bytes of what follows but the contents, version, count, signatures, and the contents.
+// Texts have their lengths in front, as times have, in their own encoding; Own is a byte. It is false
+// for what is not remembered.
 func encodeSet(set store.Set) ([]byte, bool) {
 	if len(set.Signatures) == 0 || len(set.Withdrawn) > 0 {
 		return nil, false
 	}
-	value := binary.AppendUvarint(nil, set.Version)
-	value = binary.AppendUvarint(value, uint64(len(set.Signatures)))
+	head := binary.AppendUvarint(nil, set.Version)
+	head = binary.AppendUvarint(head, uint64(len(set.Signatures)))
+	var contents []byte
 	for _, s := range set.Signatures {
 		for _, t := range texts(&s) {
-			value = append(binary.AppendUvarint(value, uint64(len(*t))), *t...)
+			head = append(binary.AppendUvarint(head, uint64(len(*t))), *t...)
 		}
-		value = append(binary.AppendUvarint(value, uint64(len(s.Content))), s.Content...)
 		for _, t := range []time.Time{s.Signed, s.Added} {
 			b, err := t.MarshalBinary()
 			if err != nil {
 				return nil, false
 			}
-			value = append(binary.AppendUvarint(value, uint64(len(b))), b...)
+			head = append(binary.AppendUvarint(head, uint64(len(b))), b...)
 		}
-		value = append(value, map[bool]byte{true: 1}[s.Own])
+		head = append(head, map[bool]byte{true: 1}[s.Own])
+		head = binary.AppendUvarint(head, uint64(len(s.Content)))
+		contents = append(contents, s.Content...)
 	}
-	return value, true
+	return slices.Concat(binary.AppendUvarint(nil, uint64(len(head))), head, contents), true
 }
 
 func texts(s *store.Signature) [7]*string {
@@ -123,24 +127,34 @@ func texts(s *store.Signature) [7]*string {
 
 // decodeSet is the inverse. Contents are parts of the value, which is its reader's alone.
 func decodeSet(value []byte) (set store.Set, ok bool) {
-	d := decoder{rest: value}
+	size, n := binary.Uvarint(value)
+	if n <= 0 || size > uint64(len(value)-n) {
+		return set, false
+	}
+	head, contents := value[n:n+int(size)], value[n+int(size):]
+	d := decoder{head, string(head), false} // one copy for all texts
 	set.Version = d.number()
-	set.Signatures = make([]store.Signature, min(d.number(), uint64(len(value))))
+	set.Signatures = make([]store.Signature, min(d.number(), size))
 	for i := range set.Signatures {
 		s := &set.Signatures[i]
 		for _, t := range texts(s) {
-			*t = string(d.bytes())
+			*t = d.text()
 		}
-		s.Content = d.bytes()
 		d.time(&s.Signed)
 		d.time(&s.Added)
 		s.Own = d.number() == 1
+		at := d.number()
+		if at > uint64(len(contents)) {
+			return set, false
+		}
+		s.Content, contents = contents[:at:at], contents[at:]
 	}
-	return set, !d.bad && len(d.rest) == 0
+	return set, !d.bad && len(d.rest) == 0 && len(contents) == 0
 }
 
 type decoder struct {
 	rest []byte
+	all  string // what ends with rest
 	bad  bool
 }
 
@@ -154,19 +168,22 @@ func (d *decoder) number() uint64 {
 	return n
 }
 
-func (d *decoder) bytes() []byte {
+func (d *decoder) text() string {
 	n := d.number()
 	if n > uint64(len(d.rest)) {
 		d.bad, d.rest = true, nil
-		return nil
+		return ""
 	}
-	b := d.rest[:n:n]
+	at := len(d.all) - len(d.rest)
 	d.rest = d.rest[n:]
-	return b
+	return d.all[at : at+int(n)]
 }
 
 func (d *decoder) time(t *time.Time) {
-	if t.UnmarshalBinary(d.bytes()) != nil {
-		d.bad = true
+	n := d.number()
+	if n > uint64(len(d.rest)) || t.UnmarshalBinary(d.rest[:n]) != nil {
+		d.bad, d.rest = true, nil
+		return
 	}
+	d.rest = d.rest[n:]
 }
