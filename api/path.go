@@ -116,8 +116,10 @@ func parseSignatureName(name string) (int, error) {
 // the way can take it for another. Of escapes it tolerates those of the characters that both
 // protocols use and some clients encode: @ = and the colon (protocol.md 1.1).
 func Plain(decoded, escaped string) bool {
-	plain := escapes.Replace(escaped)
-	if decoded != plain {
+	if strings.Contains(escaped, "%") {
+		escaped = escapes.Replace(escaped)
+	}
+	if decoded != escaped {
 		return false
 	}
 	for segment := range strings.SplitSeq(decoded, "/") {

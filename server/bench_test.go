@@ -25,28 +25,17 @@ func BenchmarkRead(b *testing.B) {
 	srv, s := serverWith(b, func(c *server.Config) {
 		c.Access, c.Own, c.Log = own, own, slog.New(slog.NewJSONHandler(io.Discard, nil))
 	})
-	i := api.Image{Host: host, Repository: "team-01/app-02", Digest: digest}
-	c := store.Change{Image: i, Record: store.Record{Time: time.Now(), Action: store.Admitted, Image: i}}
-	for n := range 3 {
-		content := fmt.Appendf(nil, "%900d", n)
-		c.Add = append(c.Add, store.Signature{
-			Name: api.Name(i.Digest, content), Content: content, Identity: fmt.Sprint(n), Fingerprint: "0123456789ABCDEF0123456789ABCDEF01234567",
-			UserID: "Release Engineering <release@example.test>", Reference: host + "/team-01/app-02:v1", Origin: "upload", Uploader: "token:ci",
-			Signed: time.Now(), Added: time.Now(),
-		})
-	}
-	if _, err := s.Do(b.Context(), c); err != nil {
-		b.Fatal(err)
-	}
+	one := fill(b, s, "team-01/app-02", 1)
+	three := fill(b, s, "team-03/app-04", 3)
 	handler := srv.Handler()
-	lookaside := api.SigstorePrefix + api.LookasidePath(i) + "/"
+	lookaside := api.SigstorePrefix + api.LookasidePath(one) + "/"
 	for name, want := range map[string]struct {
 		path   string
 		status int
 	}{
 		"hit":  {lookaside + api.SignatureName(1), 200},
-		"miss": {lookaside + api.SignatureName(4), 404},
-		"list": {api.ExtensionPath(i), 200},
+		"miss": {lookaside + api.SignatureName(2), 404},
+		"list": {api.ExtensionPath(three), 200},
 	} {
 		b.Run(name, func(b *testing.B) {
 			r := httptest.NewRequest(http.MethodGet, "http://"+host+want.path, nil)
@@ -60,6 +49,25 @@ func BenchmarkRead(b *testing.B) {
 			}
 		})
 	}
+}
+
+// fill stores signatures of the size that those by RSA-4096 have.
+func fill(b *testing.B, s store.Store, repository string, signatures int) api.Image {
+	b.Helper()
+	i := api.Image{Host: host, Repository: repository, Digest: digest}
+	c := store.Change{Image: i, Record: store.Record{Time: time.Now(), Action: store.Admitted, Image: i}}
+	for n := range signatures {
+		content := fmt.Appendf(nil, "%900d", n)
+		c.Add = append(c.Add, store.Signature{
+			Name: api.Name(i.Digest, content), Content: content, Identity: fmt.Sprintf("%064d", n), Fingerprint: "0123456789ABCDEF0123456789ABCDEF01234567",
+			UserID: "Release Engineering <release@example.test>", Reference: host + "/" + repository + ":v1", Origin: "upload", Uploader: "token:ci",
+			Signed: time.Now(), Added: time.Now(),
+		})
+	}
+	if _, err := s.Do(b.Context(), c); err != nil {
+		b.Fatal(err)
+	}
+	return i
 }
 
 // An answer keeps nothing but its status.

@@ -45,6 +45,7 @@ type refusal struct {
 // refusals is the one table of errors; the first row that matches counts. What is in no row is
 // a 500 without its cause.
 var refusals = []refusal{
+	{err: errNotFound, status: http.StatusNotFound, code: api.CodeNameInvalid}, // how most lookaside reads end
 	{err: api.ErrName, status: http.StatusBadRequest, code: api.CodeNameInvalid},
 	{err: api.ErrDigest, status: http.StatusBadRequest, code: api.CodeDigestInvalid},
 	{err: api.ErrPath, status: http.StatusBadRequest, code: api.CodeNameInvalid},
@@ -73,7 +74,6 @@ var refusals = []refusal{
 	{err: store.ErrLease, status: http.StatusConflict, code: api.CodeUnsupported, message: "the task is being worked on: look again in a moment"},
 	{err: registry.ErrInvalid, status: http.StatusBadRequest, code: api.CodeManifestInvalid},
 	{err: errOrigin, status: http.StatusForbidden, code: api.CodeDenied},
-	{err: errNotFound, status: http.StatusNotFound, code: api.CodeNameInvalid},
 	{err: errMethod, status: http.StatusMethodNotAllowed, code: api.CodeUnsupported},
 	{err: store.ErrIndex, status: http.StatusConflict, code: api.CodeSignatureExists},
 	{err: store.ErrFull, status: http.StatusConflict, code: api.CodeSignatureLimit},
@@ -135,8 +135,7 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	eventOf(r).err = err
 	h := w.Header()
-	h.Set("Content-Type", "application/json; charset=utf-8")
-	h.Set("Cache-Control", "no-store")
+	h["Content-Type"], h["Cache-Control"] = jsonText, noStore
 	if c, ok := errors.AsType[*access.Challenge](err); ok {
 		h["Www-Authenticate"] = c.Header
 	}

@@ -120,7 +120,7 @@ func TestLookasideReadsAreNotFound(t *testing.T) {
 func answered(method, route string, err error) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	r := httptest.NewRequest(method, "/", nil)
-	r = r.WithContext(context.WithValue(r.Context(), eventKey{}, &event{route: route}))
+	r = r.WithContext(&event{Context: r.Context(), route: route})
 	writeError(w, r, err)
 	return w
 }

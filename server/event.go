@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
-	"strconv"
 	"time"
 )
 
@@ -33,8 +32,9 @@ const (
 )
 
 // An event is one request: handlers fill it, and it is logged once, when the answer is out.
-// It never holds a query string, a header or a body.
+// It never holds a query string, a header or a body. It is the request's context, where they find it.
 type event struct {
+	context.Context
 	route   string
 	image   string
 	index   int
@@ -42,9 +42,18 @@ type event struct {
 	subject string // who asks, as access knows them; empty before it was asked
 	lent    bool   // the registry has taken the request's credentials
 	err     error
+	answer  statusWriter
 }
 
 type eventKey struct{}
+
+// Value implements context.Context.
+func (e *event) Value(key any) any {
+	if key == (eventKey{}) {
+		return e
+	}
+	return e.Context.Value(key)
+}
 
 // eventOf returns the request's event; a request that came in another way has one that
 // nobody reads.
@@ -57,27 +66,32 @@ func eventOf(r *http.Request) *event {
 
 // observed gives every request its event, and writes the log line and the metrics.
 func (s *Server) observed(route string, next http.Handler) http.Handler {
+	count := s.metrics.requestsOf(route)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := s.c.Clock()
-		e := &event{route: route}
-		sw := &statusWriter{ResponseWriter: w}
+		e := &event{Context: r.Context(), route: route, answer: statusWriter{ResponseWriter: w}}
 		defer func() {
-			s.metrics.request(route, method(r), sw.code(), s.c.Clock().Sub(began))
-			s.log(r, e, sw.code(), s.c.Clock().Sub(began))
+			ended := s.c.Clock()
+			count(method(r), e.answer.code(), ended.Sub(began))
+			s.log(r, e, e.answer.code(), ended, ended.Sub(began))
 		}()
-		next.ServeHTTP(sw, r.WithContext(context.WithValue(r.Context(), eventKey{}, e)))
+		next.ServeHTTP(&e.answer, r.WithContext(e))
 	})
 }
 
-func (s *Server) log(r *http.Request, e *event, status int, took time.Duration) {
+// log writes the line itself: a Logger would look up for each which line of code it comes from.
+func (s *Server) log(r *http.Request, e *event, status int, now time.Time, took time.Duration) {
 	level := slog.LevelInfo
 	if status >= http.StatusInternalServerError {
 		level = slog.LevelError
 	}
-	attrs := []slog.Attr{
+	if !s.c.Log.Enabled(r.Context(), level) {
+		return
+	}
+	attrs := append(make([]slog.Attr, 0, 11),
 		slog.String("route", e.route), slog.String("method", method(r)), slog.String("path", r.URL.Path),
 		slog.Int("status", status), slog.Duration("duration", took), slog.String("remote", r.RemoteAddr),
-	}
+	)
 	if e.image != "" {
 		attrs = append(attrs, slog.String("image", e.image))
 	}
@@ -93,7 +107,9 @@ func (s *Server) log(r *http.Request, e *event, status int, took time.Duration) 
 	if e.err != nil {
 		attrs = append(attrs, slog.String("error", said(e.err)))
 	}
-	s.c.Log.LogAttrs(r.Context(), level, "request", attrs...)
+	line := slog.NewRecord(now, level, "request", 0)
+	line.AddAttrs(attrs...)
+	_ = s.c.Log.Handler().Handle(r.Context(), line) // where it cannot be written nothing can be said
 }
 
 // method bounds what a client can put into logs and metric labels.
@@ -136,5 +152,3 @@ func (w *statusWriter) code() int {
 	}
 	return w.status
 }
-
-func statusLabel(status int) string { return strconv.Itoa(status) }

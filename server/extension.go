@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/countersign-dev/countersign/api"
@@ -70,8 +71,7 @@ func (s *Server) listSignatures(w http.ResponseWriter, r *http.Request, image ap
 		return
 	}
 	h := w.Header()
-	h.Set("Content-Type", "application/json; charset=utf-8")
-	h.Set("Cache-Control", "no-store")
+	h["Content-Type"], h["Cache-Control"] = jsonText, noStore
 	writeBody(w, r, body)
 }
 
@@ -132,7 +132,7 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 
 // writeBody writes a 200 with its length; a HEAD has only that.
 func writeBody(w http.ResponseWriter, r *http.Request, body []byte) {
-	w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+	w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(http.StatusOK)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(body)

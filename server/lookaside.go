@@ -81,13 +81,20 @@ func (s *Server) getSignature(w http.ResponseWriter, r *http.Request, image api.
 	s.writeSignature(w, r, set.Signatures[place-1])
 }
 
+// Values of headers that many answers have. Nobody writes to them.
+var (
+	octetStream = []string{"application/octet-stream"}
+	jsonText    = []string{"application/json; charset=utf-8"}
+	noSniff     = []string{"nosniff"}
+	noCache     = []string{"no-cache"}
+	noStore     = []string{"no-store"}
+)
+
 func (s *Server) writeSignature(w http.ResponseWriter, r *http.Request, sig store.Signature) {
 	etag := `"` + sig.Name[strings.IndexByte(sig.Name, '@')+1:] + `"`
 	h := w.Header()
-	h.Set("Content-Type", "application/octet-stream")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cache-Control", "no-cache")
-	h.Set("ETag", etag)
+	h["Content-Type"], h["X-Content-Type-Options"], h["Cache-Control"] = octetStream, noSniff, noCache
+	h["Etag"] = []string{etag}
 	if matches(r.Header.Get("If-None-Match"), etag) {
 		w.WriteHeader(http.StatusNotModified)
 		return

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -51,7 +52,11 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
-func (m *metrics) request(route, method string, status int, took time.Duration) {
-	m.requests.WithLabelValues(route, method, statusLabel(status)).Inc()
-	m.duration.WithLabelValues(route).Observe(took.Seconds())
+// requestsOf returns what counts the requests of a route.
+func (m *metrics) requestsOf(route string) func(method string, status int, took time.Duration) {
+	duration := m.duration.WithLabelValues(route)
+	return func(method string, status int, took time.Duration) {
+		m.requests.WithLabelValues(route, method, strconv.Itoa(status)).Inc()
+		duration.Observe(took.Seconds())
+	}
 }

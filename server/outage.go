@@ -21,8 +21,8 @@ func (s *Server) get(r *http.Request, image api.Image, patience time.Duration) (
 	if s.c.Lookasides != nil {
 		s.c.Lookasides.Import(r.Context(), image)
 	}
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
+	began := time.Now()
+	var deadline *time.Timer // an answer that comes at once needs none
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		set, err := s.c.Store.Get(r.Context(), image)
 		switch {
@@ -36,6 +36,10 @@ func (s *Server) get(r *http.Request, image api.Image, patience time.Duration) (
 		case !errors.Is(err, store.ErrUnavailable):
 			s.outage.over()
 			return set, err
+		}
+		if deadline == nil {
+			deadline = time.NewTimer(patience - time.Since(began))
+			defer deadline.Stop()
 		}
 		s.outage.began(s.c.Clock())
 		if s.outage.lasts(s.c.Clock()) >= patience && s.unasked(image) {

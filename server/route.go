@@ -106,7 +106,22 @@ func (s *Server) Handler() http.Handler {
 		}
 		handlers[i].ServeHTTP(w, r)
 	})
-	return router
+	// What every pull asks has a prefix of its own: it is spared the router's bookkeeping.
+	var often []int
+	for i, route := range routes {
+		if route.name == routeExtension || route.name == routeLookaside {
+			often = append(often, i)
+		}
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, i := range often {
+			if r.URL.RawPath == "" && routes[i].covers(r.URL.Path) {
+				handlers[i].ServeHTTP(w, r)
+				return
+			}
+		}
+		router.ServeHTTP(w, r)
+	})
 }
 
 func (t route) covers(path string) bool {
