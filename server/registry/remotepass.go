@@ -246,7 +246,8 @@ func pathOf(u *url.URL) string {
 // buffers keeps what bodies are copied through.
 type buffers struct{ pool sync.Pool }
 
-const bufferSize = 32 << 10
+// bufferSize is of few system calls: a blob is as many bytes as all else together.
+const bufferSize = 256 << 10
 
 func (b *buffers) Get() []byte {
 	if p, ok := b.pool.Get().(*[]byte); ok {
