@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"slices"
@@ -29,7 +30,7 @@ func (u uploaded) outcome() string {
 // because of it; then that is signed. at is the index it must get, 0 for the next.
 func (s *Server) upload(r *http.Request, image api.Image, content signature.Untrusted, at int) (uploaded, error) {
 	ctx := asCaller(r)
-	admitted, err := s.c.Door.Admit(admission.Upload{Image: image, Content: content, Caller: caller(r), Origin: "upload"})
+	admitted, err := s.admit(ctx, admission.Upload{Image: image, Content: content, Caller: caller(r), Origin: "upload"})
 	if err != nil {
 		eventOf(r).signer = claimedSigner(content)
 		return uploaded{}, err
@@ -66,6 +67,22 @@ func claimedSigner(content signature.Untrusted) string {
 		return ""
 	}
 	return message.Issuer()
+}
+
+// admit verifies on half of the processors at most, one upload after the other: reads, which whole nodes
+// wait for, find the other half free.
+func (s *Server) admit(ctx context.Context, u admission.Upload) (admission.Admitted, error) {
+	select {
+	case s.admitting <- struct{}{}: // also for who has hung up: what is refused is recorded
+	default:
+		select {
+		case s.admitting <- struct{}{}:
+		case <-ctx.Done():
+			return admission.Admitted{}, ctx.Err()
+		}
+	}
+	defer func() { <-s.admitting }()
+	return s.c.Door.Admit(u)
 }
 
 // foreign reports whether a signature was refused only for who made it or what it names, like

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/countersign-dev/countersign/signature"
+	"github.com/countersign-dev/countersign/store/postgres/cluster"
 )
 
 // readRate is how many nodes ask in a second: as many as leave a core mostly idle, or what is measured
@@ -17,7 +18,7 @@ import (
 const readRate = 1000
 
 // both measures how long reads take, at a steady rate, while nobody uploads and while uploads keep a
-// core busy. The server may use both cores: it is its own to share them. Readers have one of them,
+// core busy. The server and its database may use both cores: it is their own to share them. Readers have one of them,
 // uploaders the other.
 func both(ctx context.Context, b *bench) error {
 	made, err := b.sign(ctx, signature.RSA3072, 4*b.Uploads)
@@ -58,11 +59,15 @@ func (b *bench) bothOn(ctx context.Context, kind string, made batch) error {
 func (b *bench) bothRound(ctx context.Context, name string, remote bool, n int, paths string, made batch) (quiet, busy, rate float64, err error) {
 	at := serverAt{name: name, core: -1, trusted: made.public, flags: []string{"-sign-on", "none"}}
 	if remote {
-		c, pid, err := b.cluster()
+		c, err := cluster.Start() // on both cores, too
 		if err != nil {
 			return 0, 0, 0, err
 		}
 		defer c.Stop()
+		pid, err := postmaster(c)
+		if err != nil {
+			return 0, 0, 0, err
+		}
 		if at.database, err = b.newDatabase(ctx, c, pid); err != nil {
 			return 0, 0, 0, err
 		}
