@@ -102,12 +102,18 @@ func (s *site) postgres(t *testing.T) {
 	eventually(t, "the database answers", func() bool { return dials(s.database) })
 }
 
-// down takes away all that runs on the site's node, and shows what it said if the test has failed.
-func (s *site) down(t *testing.T) {
+// containers are all there are on the site's node, running or not.
+func (s *site) containers(t *testing.T) []string {
 	t.Helper()
 	names, err := s.node.podman(t, "ps", "--all", "--format", "{{.Names}}")
 	works(t)(names, err)
-	for _, name := range strings.Fields(names) {
+	return strings.Fields(names)
+}
+
+// down takes away all that runs on the site's node, and shows what it said if the test has failed.
+func (s *site) down(t *testing.T) {
+	t.Helper()
+	for _, name := range s.containers(t) {
 		if log, err := s.node.podman(t, "logs", name); t.Failed() {
 			t.Logf("log of %s, %v:\n%s", name, err, tail(log, 5000))
 		}
@@ -147,8 +153,7 @@ func TestKube(t *testing.T) {
 	}
 	s.node.playKube(t, "countersign-pod-0", of(all, "ConfigMap", "PersistentVolumeClaim", "Deployment"))
 	c := contained{s.server, s.node, "countersign-pod-0-countersign"}
-	eventually(t, "the server answers", func() bool { return dials(s.address) && dials(s.registry) || !s.node.running(t, c.container) })
-	c.ready(t, 200)
+	eventually(t, "the server is ready", func() bool { return s.isReady() || !s.node.running(t, c.container) })
 	s.job(t)
 	works(t)(s.node.podman(t, "exec", c.container, "/usr/local/bin/countersign", "health", "-ready", "-config", "/etc/countersign/settings/countersign.yaml"))
 	c.end(t)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -71,6 +72,16 @@ func (s *site) settle(t *testing.T, settings, registry string) {
 	s.edit(t, settings, "hosts: [registry.example.com]", "hosts: ['"+s.address+"']", "listen: 0.0.0.0:5000", "listen: "+s.address,
 		"debugListen: 0.0.0.0:5080", "debugListen: "+s.debug, "http://127.0.0.1:5010", "http://"+s.registry)
 	s.edit(t, registry, "addr: 127.0.0.1:5010", "addr: "+s.registry)
+}
+
+// isReady tells whether the server says so, and its registry is there.
+func (s *site) isReady() bool {
+	response, err := http.Get("http://" + s.debug + "/readyz")
+	if err != nil {
+		return false
+	}
+	_ = response.Body.Close()
+	return response.StatusCode == http.StatusOK && dials(s.registry)
 }
 
 // key is the public part of the key that the site signs with.
