@@ -2,9 +2,12 @@ package e2e
 
 import (
 	"crypto/tls"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -344,4 +347,23 @@ func TestReloadDatabase(t *testing.T) {
 	}
 	v.swap(t, map[string]string{"url": url("next")})
 	s.follows(t, 1, file)
+}
+
+// TestReloadAuthorities replaces the authorities that vouch for the registry.
+func TestReloadAuthorities(t *testing.T) {
+	t.Parallel()
+	registry := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(registry.Close)
+	registry.Config.ErrorLog = log.New(io.Discard, "", 0) // that its certificate is not taken is what is tried
+	right := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: registry.Certificate().Raw}))
+	v := newVolume(t, map[string]string{"ca.crt": read(t, filepath.Join(newAuthority(t).dir, "ca.crt"))})
+	s := start(t, "-host", "registry.example.test", "-config", config(t, fmt.Sprintf("registry: {url: '%s', ca: %s}\n", registry.URL, v.path("ca.crt"))))
+	s.get(t, "/v2/").want(t, 503)
+	v.swap(t, map[string]string{"ca.crt": right})
+	eventually(t, "the registry's certificate is taken", func() bool { return s.get(t, "/v2/").status == 200 })
+	v.swap(t, map[string]string{"ca.crt": "no certificate"})
+	s.follows(t, 0, `file_current{file="settings"}`)
+	s.get(t, "/v2/").want(t, 200)
+	v.swap(t, map[string]string{"ca.crt": right})
+	s.follows(t, 1, `file_current{file="settings"}`)
 }

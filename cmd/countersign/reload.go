@@ -31,7 +31,8 @@ type rereading struct {
 	now   chan struct{} // somebody wants the file read at once
 
 	inForce settings
-	seen    [sha256.Size]byte // what the file had when it was looked at last
+	beside  [sha256.Size]byte // what the authorities had that inForce was built with
+	seen    [sha256.Size]byte // what all of it had when it was looked at last
 	tried   [sha256.Size]byte // what it had when it was read last
 	when    time.Time         // of that
 
@@ -41,7 +42,8 @@ type rereading struct {
 
 func newRereading(s settings, level *slog.LevelVar, read func() (settings, error)) *rereading {
 	r := &rereading{read: read, level: level, now: make(chan struct{}, 1), inForce: s}
-	r.seen = r.sum()
+	r.beside = sumOf(s.authorities())
+	r.seen = sumOf(r.paths())
 	r.tried = r.seen
 	return r
 }
@@ -65,13 +67,33 @@ func (r *rereading) problem() error {
 	return r.err
 }
 
-// sum is of what the file has, or of why it cannot be read.
-func (r *rereading) sum() [sha256.Size]byte {
-	content, err := os.ReadFile(r.inForce.file)
-	if err != nil {
-		content = []byte("\x00" + err.Error())
+// paths are the file of settings, and what is read with it.
+func (r *rereading) paths() []string { return append(r.inForce.authorities(), r.inForce.file) }
+
+// authorities are the files that vouch for others: they are read when a house is built.
+func (s settings) authorities() (paths []string) {
+	if s.Registry.CA != "" {
+		paths = append(paths, s.Registry.CA)
 	}
-	return sha256.Sum256(content)
+	if s.Access != nil {
+		for _, issuer := range s.Access.OIDC {
+			if issuer.CA != "" {
+				paths = append(paths, issuer.CA)
+			}
+		}
+	}
+	return paths
+}
+
+// sumOf is of what files have, or of why they cannot be read.
+func sumOf(paths []string) (all [sha256.Size]byte) {
+	h := sha256.New()
+	for _, path := range paths {
+		content, err := os.ReadFile(path)
+		fmt.Fprintf(h, "%q %q %v\n", path, content, err)
+	}
+	h.Sum(all[:0])
+	return all
 }
 
 // await returns the next house that the settings want; nil when ctx ends.
@@ -104,15 +126,15 @@ func (r *rereading) await(ctx context.Context, g *ground) *house {
 
 // due tells whether the file wants to be read.
 func (r *rereading) due(at bool) bool {
-	sum := r.sum()
-	settled := sum == r.seen
-	r.seen = sum
-	changed := sum != r.tried && settled
+	has := sumOf(r.paths())
+	settled := has == r.seen
+	r.seen = has
+	changed := has != r.tried && settled
 	again := r.problem() != nil && settled && time.Since(r.when) >= retry
 	if !at && !changed && !again {
 		return false
 	}
-	r.tried, r.when = sum, time.Now()
+	r.tried, r.when = has, time.Now()
 	return true
 }
 
@@ -128,7 +150,8 @@ func (r *rereading) build(ctx context.Context, g *ground) (*house, error) {
 	if len(s.Hosts) == 0 {
 		s.Hosts = r.inForce.Hosts // as it listens
 	}
-	if reflect.DeepEqual(s, r.inForce) {
+	beside := sumOf(s.authorities())
+	if reflect.DeepEqual(s, r.inForce) && beside == r.beside {
 		return nil, nil
 	}
 	if names := s.restarts(r.inForce); len(names) > 0 {
@@ -139,7 +162,7 @@ func (r *rereading) build(ctx context.Context, g *ground) (*house, error) {
 		return nil, err
 	}
 	r.level.Set(s.LogLevel)
-	r.inForce = s
+	r.inForce, r.beside = s, beside
 	return h, nil
 }
 
