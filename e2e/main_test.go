@@ -63,6 +63,7 @@ func run(m *testing.M) int {
 
 // packages names Debian's package where it is not called as its program.
 var packages = map[string]string{"gpg": "gnupg", "busybox": "busybox-static", "script": "bsdutils", "nginx": "nginx-light", "promtool": "prometheus",
+	"softhsm2-util": "softhsm2", "pkcs11-tool": "opensc",
 	"systemd-analyze": "systemd", "systemd-sysusers": "systemd", "ansible-playbook": "ansible-core"}
 
 // need skips the test where a program is missing, and fails it where CI says that nothing may be.
