@@ -37,6 +37,7 @@ type checking struct {
 	progress *progress
 
 	damaged                             map[api.Image]map[string]error // what the store has told of
+	mended                              map[api.Image]bool             // what was told of it was told on
 	images, signatures, wrong, repaired int
 }
 
@@ -54,7 +55,7 @@ func fsck(ctx context.Context, t terminal, args []string) error {
 	if err != nil {
 		return err
 	}
-	c := &checking{t: t, repair: *repair, progress: newProgress(t.stderr), damaged: map[api.Image]map[string]error{}}
+	c := &checking{t: t, repair: *repair, progress: newProgress(t.stderr), damaged: map[api.Image]map[string]error{}, mended: map[api.Image]bool{}}
 	h := &house{ground: &ground{log: logger(t.stderr, slog.LevelInfo)}, live: map[string]*admission.Live{}}
 	if c.ring, err = h.knownKeys(s); err != nil {
 		return err
@@ -128,6 +129,9 @@ func (h *house) knownKeys(s settings) (*signature.Keyring, error) {
 }
 
 func (c *checking) tell(image api.Image, name string, err error) {
+	if c.mended[image] {
+		return
+	}
 	if c.damaged[image] == nil {
 		c.damaged[image] = map[string]error{}
 	}
@@ -185,6 +189,12 @@ func (c *checking) say(what string, err error, repaired string) {
 // image checks what one image has, and makes one change of all that is to be mended of it.
 func (c *checking) image(ctx context.Context, image api.Image) error {
 	set, err := c.store.Get(ctx, image)
+	if err == nil && c.damaged[image] != nil {
+		// First what does not read: the change below would leave it out, and not record that.
+		if err = c.mend(ctx, image); err == nil {
+			set, err = c.store.Get(ctx, image)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -238,26 +248,36 @@ func (c *checking) signature(set store.Set, image api.Image, sig store.Signature
 	return nil
 }
 
-// mendAll does with what the store could not read what can be done.
+// mendAll does with what the store could not read what can be done, of images that have nothing else.
 func (c *checking) mendAll(ctx context.Context) error {
-	for image, names := range c.damaged {
-		done := ""
-		if _, whole := names[""]; c.repair && !whole {
-			if m, ok := c.store.(mender); ok {
-				record := store.Record{Action: store.Dropped, Subject: "countersign fsck", Reason: "it did not read"}
-				if _, err := m.Mend(ctx, image, record); err != nil {
-					return err
-				}
-				done = "dropped"
-			}
-		}
-		for _, name := range slices.Sorted(maps.Keys(names)) {
-			err := names[name]
-			if name == "" {
-				err = fmt.Errorf("%w; nothing of this image can be served or changed. hint: bring the store back from a backup", err)
-			}
-			c.say(fmt.Sprintf("%s %s", image, name), err, done)
+	for image := range c.damaged {
+		if err := c.mend(ctx, image); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+// mend does that for one image. What it told once it does not tell again.
+func (c *checking) mend(ctx context.Context, image api.Image) error {
+	names, done := c.damaged[image], ""
+	if _, whole := names[""]; c.repair && !whole {
+		if m, ok := c.store.(mender); ok {
+			record := store.Record{Action: store.Dropped, Subject: "countersign fsck", Reason: "it did not read"}
+			if _, err := m.Mend(ctx, image, record); err != nil {
+				return err
+			}
+			done = "dropped"
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		err := names[name]
+		if name == "" {
+			err = fmt.Errorf("%w; nothing of this image can be served or changed. hint: bring the store back from a backup", err)
+		}
+		c.say(fmt.Sprintf("%s %s", image, name), err, done)
+	}
+	c.mended[image] = true
+	delete(c.damaged, image)
 	return nil
 }
