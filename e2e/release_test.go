@@ -166,7 +166,14 @@ func TestRelease(t *testing.T) {
 	for n := range 5 {
 		s.push(t, i, "openshift/release", fmt.Sprint("4.3", n))
 	}
-	check("with many", reader.store(t, url, i.digest()), 9)
+	contents = reader.store(t, url, i.digest())
+	check("with many", contents, 9)
+	newest := []string{"release:4.34", "release:4.33", "release:4.32", "release:4.31", "release:4.30", "other:v1", "release:4.23", "release:4.22", "release:4.21"}
+	for n, signed := range s.open(t, i.digest(), contents...) {
+		if want := "server " + s.address + "/openshift/" + newest[n]; signed != want {
+			t.Errorf("signature-%d is of %s, want %s: own and newest first", n+1, signed, want)
+		}
+	}
 
 	other := newImage("no release")
 	s.push(t, other, "private/app", "v2")
