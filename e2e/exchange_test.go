@@ -182,7 +182,7 @@ func testExchange(t *testing.T, k kept) {
 	from, to := t.TempDir(), filepath.Join(t.TempDir(), "to")
 	want := newMill(t, s.data).tree(t, from, s.address, n)
 
-	s.killedAt(t, func() bool { return s.imported(t) >= n/10 }, "import", "-host", s.address, from)
+	s.killedAt(t, func() bool { return s.imported(t) >= max(n/50, 10) }, "import", "-host", s.address, from)
 	t.Logf("import was killed with %d of %d imported, and then the server", s.imported(t), n)
 	s.kill(t)
 	s = s.again(t, flags...)
