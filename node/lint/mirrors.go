@@ -1,6 +1,7 @@
 package lint
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -76,9 +77,7 @@ func (l *linter) registriesConf(f file) {
 	for name := range c.Old {
 		l.findWith(mirrorsInvalid, where[join("registries", name)], "Write it as [[registry]] tables and unqualified-search-registries.", "the first version of the format, which recent clients refuse")
 	}
-	for i, search := range c.UnqualifiedSearch {
-		l.location(where[path("unqualified-search-registries")+path(i)], search)
-	}
+	l.shortNames(c, where)
 	for i, r := range c.Registries {
 		table := path("registry", i)
 		r.at = where[table]
@@ -98,7 +97,7 @@ func (l *linter) location(at position, location string) bool {
 // registry looks at one table by itself, and keeps it.
 func (l *linter) registry(r registry, table string, where places) {
 	at := func(step string) position {
-		if p, ok := where[table+"."+step]; ok {
+		if p, ok := where[join(table, step)]; ok {
 			return p
 		}
 		return where[table]
@@ -120,10 +119,10 @@ func (l *linter) registry(r registry, table string, where places) {
 		r.Prefix = r.Location
 	}
 	for i := range r.Mirrors {
-		m := &r.Mirrors[i]
-		mirror := fmt.Sprintf("mirror[%d]", i)
-		if m.at = at(mirror + ".location"); m.at == where[table] {
-			m.at = at(mirror)
+		m, mirror := &r.Mirrors[i], table+"."+path("mirror", i)
+		from := where[join(mirror, "pull-from-mirror")]
+		if m.at = where[join(mirror, "location")]; m.at.line == 0 {
+			m.at = where[mirror]
 		}
 		good = l.location(m.at, m.Location) && good
 		m.Location = strings.TrimRight(m.Location, "/")
@@ -131,9 +130,9 @@ func (l *linter) registry(r registry, table string, where places) {
 		case m.Location == "":
 			l.find(mirrorsInvalid, m.at, "a mirror without a location")
 		case m.PullFromMirror != "" && r.MirrorByDigestOnly:
-			l.find(mirrorsInvalid, at(mirror+".pull-from-mirror"), "pull-from-mirror and mirror-by-digest-only exclude each other")
+			l.find(mirrorsInvalid, from, "pull-from-mirror and mirror-by-digest-only exclude each other")
 		case !slices.Contains([]string{"", "all", "digest-only", "tag-only"}, m.PullFromMirror):
-			l.find(mirrorsInvalid, at(mirror+".pull-from-mirror"), "%s is none of all, digest-only and tag-only", quoted(m.PullFromMirror))
+			l.find(mirrorsInvalid, from, "%s is none of all, digest-only and tag-only", quoted(m.PullFromMirror))
 		}
 	}
 	l.again(r)
@@ -144,14 +143,14 @@ func (l *linter) registry(r registry, table string, where places) {
 
 // again looks for tables of the same file that a table excludes; in another file it replaces them.
 func (l *linter) again(r registry) {
-	prefix, location := "prefix\n"+r.at.file+"\n"+r.Prefix, "location\n"+r.at.file+"\n"+r.Location
+	prefix, location := "prefix\n"+r.at.file+"\n"+r.Prefix, "location\n"+r.at.file+"\n"+cmp.Or(r.Location, r.Prefix)
 	other, twice := l.tables[prefix]
 	same, ok := l.tables[location]
 	switch {
+	case ok && (r.Location != "" || twice) && (same.Insecure != r.Insecure || same.Blocked != r.Blocked):
+		l.find(mirrorsInvalid, r.at, "%s has another insecure or blocked in line %d", quoted(cmp.Or(r.Location, r.Prefix)), same.at.line)
 	case twice:
 		l.find(mirrorsTwice, r.at, "the prefix %s stands in line %d already", quoted(r.Prefix), other.at.line)
-	case ok && r.Location != "" && (same.Insecure != r.Insecure || same.Blocked != r.Blocked):
-		l.find(mirrorsInvalid, r.at, "%s has another insecure or blocked in line %d", quoted(r.Location), same.at.line)
 	}
 	if !twice {
 		l.tables[prefix] = r
