@@ -236,6 +236,7 @@ func TestNodeConfigRefused(t *testing.T) {
 		"no such profile":                   {args: []string{"-profile", "dmz"}, words: []string{`"dmz"`, "build, production"}},
 		"a prefix that is no path":          {args: []string{"-prefix", "etc"}, words: []string{`"etc"`, "/etc/containers"}},
 		"a format that is none":             {args: []string{"-format", "puppet"}, words: []string{"puppet", "machineconfig"}},
+		"keys from anybody":                 {args: []string{"-server", "http://registry.example.test"}, words: []string{"not https", "-plain-http"}},
 		"an archive of something else":      {args: []string{"-from", "../README.md"}, words: []string{"README.md"}},
 	} {
 		t.Run(name, func(t *testing.T) {

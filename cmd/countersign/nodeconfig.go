@@ -35,7 +35,7 @@ type nodeConfigRun struct {
 	from, merge                     string
 	merging                         node.Merging
 	at                              node.Placing
-	dry                             bool
+	dry, plain                      bool
 	watch                           time.Duration
 }
 
@@ -50,6 +50,7 @@ func nodeConfig(ctx context.Context, t terminal, args []string) error {
 	flags.BoolVar(&n.merging.Force, "force", false, "replace scopes that have other requirements there")
 	flags.BoolVar(&n.merging.Default, "replace-default", false, "replace the default there by the profile's")
 	flags.BoolVar(&n.dry, "dry-run", false, "say what would change, and write nothing")
+	flags.BoolVar(&n.plain, "plain-http", false, "take the keys over http, too, where whoever is on the way can put others: compare their fingerprints")
 	flags.StringVar(&n.from, "from", "", "`DIR|FILE.tar` that was made before, instead of a server")
 	flags.DurationVar(&n.watch, "watch", 0, "stay, and write again each `interval` what is not as it should be")
 	flags.StringVar(&n.at.Role, "role", n.at.Role, "OpenShift `role` of a machineconfig")
@@ -134,6 +135,10 @@ func (n *nodeConfigRun) files(ctx context.Context) (node.Config, error) {
 			err = fmt.Errorf("%s: %w", n.from, err)
 		}
 		return c, err
+	}
+	if u, err := url.Parse(n.client.server); err == nil && u.Scheme == "http" && !loopback(u.Hostname()) && !n.plain {
+		return node.Config{}, fmt.Errorf("%s is not https: whoever is on the way could give this node other keys\n"+
+			"hint: -server https://…; or -plain-http, and compare the fingerprints with the server's", n.client.server)
 	}
 	query := url.Values{}
 	if n.profile != "" {
