@@ -28,6 +28,7 @@ type storeAt struct {
 	DirectURL     string `yaml:"directURL"`
 	DirectURLFile string `yaml:"directURLFile"`
 
+	Memory  int           `yaml:"memory"`  // MiB, for what images have; 0: as the store would have it
 	Stale   time.Duration `yaml:"stale"`   // how old what is known may be while the database is away
 	Keep    string        `yaml:"keep"`    // directory that carries it over a restart; empty: nothing does
 	Timeout time.Duration `yaml:"timeout"` // of one round trip to the database
@@ -40,6 +41,9 @@ func defaultStore() storeAt {
 
 // maxStale bounds for how long a withdrawal may be unknown to a server that is cut off.
 const maxStale = 24 * time.Hour
+
+// maxMemory is more than there are machines for.
+const maxMemory = 1 << 20
 
 // flags have no defaults to show: they could be another source's secret.
 func (s *storeAt) flags(flags *flagSet) {
@@ -67,6 +71,8 @@ func (s *storeAt) check() error {
 		return errors.New("store.directURL and store.directURLFile both say how the database is reached directly: leave one out")
 	case !s.remote() && (s.DirectURL != "" || s.DirectURLFile != "" || s.Keep != ""):
 		return errors.New("store.directURL, .directURLFile and .keep are for a database, and none is named")
+	case s.Memory != 0 && (s.Memory < 32 || s.Memory > maxMemory):
+		return fmt.Errorf("store.memory is %d; it can be 32 to %d, in MiB", s.Memory, maxMemory)
 	case s.Stale < 0 || s.Stale > maxStale:
 		return fmt.Errorf("store.stale is %v; it can be 0 to %v", s.Stale, maxStale)
 	case s.Timeout < 100*time.Millisecond || s.Timeout > time.Minute:
@@ -154,7 +160,7 @@ func (g *ground) openStore(ctx context.Context, s settings) error {
 // is not nil. damaged is told of what does not read.
 func (s settings) openStore(ctx context.Context, log *slog.Logger, follow func() (string, error), damaged func(image api.Image, name string, err error)) (keptStore, error) {
 	if !s.Store.remote() {
-		return disk.Open(s.Store.Directory, disk.Options{Limits: s.Limits, Clock: time.Now, Damaged: damaged})
+		return disk.Open(s.Store.Directory, disk.Options{Limits: s.Limits, Clock: time.Now, Damaged: damaged, Memory: s.Store.Memory << 20})
 	}
 	url, _, err := s.Store.urls()
 	if err != nil {
@@ -165,7 +171,7 @@ func (s settings) openStore(ctx context.Context, log *slog.Logger, follow func()
 		retries = -1
 	}
 	return postgres.Open(ctx, postgres.Options{
-		URL: url, Follow: follow, Limits: s.Limits, Clock: time.Now, Log: log, Damaged: damaged,
+		URL: url, Follow: follow, Limits: s.Limits, Clock: time.Now, Log: log, Damaged: damaged, Cache: s.Store.Memory << 20,
 		Stale: s.Store.Stale, Keep: s.Store.Keep, Timeout: s.Store.Timeout, Retries: retries,
 	})
 }

@@ -77,11 +77,11 @@ func logger(stderr *os.File, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(stderr, options))
 }
 
-// collectSeldom trades memory for time. What a read leaves behind is gone at once, and little else is
-// on the heap: to double before it is collected, as Go would have it, is a matter of milliseconds.
+// collectSeldom lets the heap triple before it is collected, and not double. What a read leaves behind is
+// garbage at once, and little else is on the heap: that would be some milliseconds' worth of reads.
 func collectSeldom() {
 	if os.Getenv("GOGC") == "" {
-		godebug.SetGCPercent(400)
+		godebug.SetGCPercent(200)
 	}
 }
 

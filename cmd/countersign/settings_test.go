@@ -117,6 +117,8 @@ func TestBadSettings(t *testing.T) {
 		{"store: {database: x, directURL: x, directURLFile: y}\n", nil, "store.directURLFile"},
 		{"store: {keep: x}\n", nil, "none is named"},
 		{"store: {stale: 25h}\n", nil, "store.stale"},
+		{"store: {memory: 31}\n", nil, "store.memory"},
+		{"store: {memory: -1}\n", nil, "store.memory"},
 		{"store: {timeout: 0s}\n", nil, "store.timeout"},
 		{"store: {retries: 11}\n", nil, "store.retries"},
 		{"limits: {uploaded: 0}\n", nil, "limits"},

@@ -129,7 +129,8 @@ func (b *bench) bothStores(ctx context.Context, name string, n, signatures int) 
 	if err := b.fillDisk(ctx, filepath.Join(b.dir, name+"-disk", "signatures"), n, signatures); err != nil {
 		return nil, nil, stop, err
 	}
-	at := serverAt{name: name + "-disk", flags: []string{"-sign-on", "none"}}
+	// As much as it takes to remember all, as a file server's are in the page cache.
+	at := serverAt{name: name + "-disk", flags: []string{"-sign-on", "none"}, settings: "store: {memory: 256}\n"}
 	if onDisk, err = b.server(ctx, at); err != nil {
 		return nil, nil, stop, err
 	}

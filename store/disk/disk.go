@@ -38,6 +38,7 @@ var (
 type Options struct {
 	Limits store.Limits
 	Clock  func() time.Time // required
+	Memory int              // for what images have, in bytes; 0: 128 MiB, about a hundred thousand of one signature each
 	// Damaged is told by Get and List, at each read, of what no longer reads and is left out. The
 	// name is that of a signature, or empty where all that an image has is left out. May be nil.
 	Damaged func(image api.Image, name string, err error)

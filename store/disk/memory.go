@@ -12,10 +12,6 @@ import (
 	"github.com/countersign-dev/countersign/store"
 )
 
-// memorySize bounds what is remembered of images, in bytes: about a hundred thousand of one
-// signature each.
-const memorySize = 128 << 20
-
 // A memory knows what images have, outside of Go's heap, so that the garbage collector neither walks
 // it nor lets the process grow to twice its size. Nobody else writes to the file while it is open:
 // what was read is current until somebody writes. That forgets it before the commit, and nothing is
@@ -29,8 +25,8 @@ type memory struct {
 	written map[string]bool // by it, and not yet known to be committed
 }
 
-func newMemory() *memory {
-	return &memory{sets: fastcache.New(memorySize), written: map[string]bool{}}
+func newMemory(size int) *memory {
+	return &memory{sets: fastcache.New(size), written: map[string]bool{}}
 }
 
 func (m *memory) get(key []byte) (store.Set, bool) {

@@ -56,7 +56,7 @@ func FuzzDecodeSet(f *testing.F) {
 // A reader that was slow does not bring back what was changed meanwhile.
 func TestForgotten(t *testing.T) {
 	t.Parallel()
-	m, key := newMemory(), []byte("image")
+	m, key := newMemory(1<<20), []byte("image")
 	old := store.Set{Version: 1, Signatures: []store.Signature{{Name: "a", Content: []byte("a")}}}
 	young := store.Set{Version: 2, Signatures: []store.Signature{{Name: "b", Content: []byte("b")}}}
 	missing := func(when string) {
@@ -103,7 +103,7 @@ func TestForgotten(t *testing.T) {
 // A copy is its reader's: what one writes to it nobody else sees.
 func TestRememberedCopy(t *testing.T) {
 	t.Parallel()
-	m, key := newMemory(), []byte("image")
+	m, key := newMemory(1<<20), []byte("image")
 	m.put(key, store.Set{Version: 1, Signatures: []store.Signature{{Name: "a", Content: []byte("abc")}}}, m.now())
 	one, _ := m.get(key)
 	one.Signatures[0].Content[0] = 'x'

@@ -24,6 +24,9 @@ const (
 // Open opens the store in a directory, which is made, private, if it is not there. While another
 // process has it, the error names that one, after a second.
 func Open(directory string, o Options) (*Store, error) {
+	if o.Memory == 0 {
+		o.Memory = 128 << 20
+	}
 	if o.Damaged == nil {
 		o.Damaged = func(api.Image, string, error) {}
 	}
@@ -46,7 +49,7 @@ func Open(directory string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
 	}
-	return &Store{db, o, newMemory()}, nil
+	return &Store{db, o, newMemory(o.Memory)}, nil
 }
 
 func openFile(path string) (db *bbolt.DB, err error) {
