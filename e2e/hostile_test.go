@@ -76,10 +76,7 @@ func TestProgress(t *testing.T) {
 		{"export", "export -host " + s.address + " " + to, "10 signatures of 5 images"},
 	} {
 		args := strings.Fields(test.args)
-		c := exec.CommandContext(t.Context(), "script", "--quiet", "--return", "--command",
-			fmt.Sprintf("exec %s %s -server http://%s %s", built.program, args[0], s.address, strings.Join(args[1:], " ")), "/dev/null")
-		c.Env = command(t.Context()).Env
-		out, err := c.CombinedOutput()
+		out, err := s.onTerminal(t, args[0], args[1:]...)
 		if err != nil || !progressing.Match(out) || !strings.Contains(string(out), test.sum) {
 			t.Errorf("%s on a terminal: %v, %q; want a line that moves on, and %q", test.args, err, out, test.sum)
 		}
@@ -87,4 +84,13 @@ func TestProgress(t *testing.T) {
 			t.Errorf("%s in a pipe writes over lines: %q", test.args, piped)
 		}
 	}
+}
+
+// onTerminal runs a command for a server where somebody looks, and returns what they saw.
+func (s *server) onTerminal(t testing.TB, name string, args ...string) ([]byte, error) {
+	t.Helper()
+	c := exec.CommandContext(t.Context(), "script", "--quiet", "--return", "--command",
+		fmt.Sprintf("exec %s %s -server http://%s %s", built.program, name, s.address, strings.Join(args, " ")), "/dev/null")
+	c.Env = command(t.Context()).Env
+	return c.CombinedOutput()
 }

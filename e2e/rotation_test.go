@@ -357,11 +357,14 @@ func (s *server) signers(t testing.TB, repository, digest string) (fingerprints 
 	return fingerprints
 }
 
+// resigning is a line that is written over the one before.
+var resigning = regexp.MustCompile(`\r\d+ queued, \d+ signed already`)
+
 // TestResign is about what is not simply signed again: a tag that has moved, an image that is gone,
 // what was withdrawn, people's signatures, another scope, keys that there are not.
 func TestResign(t *testing.T) {
 	t.Parallel()
-	need(t, "gpg", "skopeo")
+	need(t, "gpg", "script", "skopeo")
 	s, settings, old, next, images := rotating(t, 5)
 	trust(t, s.data, "alice")
 	moved := newImage("moved")
@@ -388,7 +391,9 @@ func TestResign(t *testing.T) {
 	if got := s.signers(t, "ns/app3", images[3].digest()); !slices.Equal(got, []string{fingerprints[0], fingerprintOf(t, "alice"), fingerprints[1]}) {
 		t.Errorf("signed by %q, want the old key, alice and the new key", got)
 	}
-	s.cli(t, 0, "resign", "-from", "old", "-to", "next")
+	if out, err := s.onTerminal(t, "resign", "-from", "old", "-to", "next"); err != nil || !resigning.Match(out) {
+		t.Errorf("resign on a terminal: %v, %q; want a line that moves on", err, out)
+	}
 	new := newNode(t).require(t, s.address, next)
 	works(t)(new.pull(t, s.address+"/ns/app0:v0"))
 	works(t)(new.pull(t, s.address+"/ns/app4:v4"))
