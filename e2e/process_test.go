@@ -122,13 +122,18 @@ func (s *server) ready(t *testing.T, status int) {
 // eventually asks again until the answer is yes.
 func eventually(t testing.TB, what string, yes func() bool) {
 	t.Helper()
+	eventuallyWithin(t, patience, what, yes)
+}
+
+func eventuallyWithin(t testing.TB, within time.Duration, what string, yes func() bool) {
+	t.Helper()
 	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
-	for late := time.After(patience); !yes(); {
+	for late := time.After(within); !yes(); {
 		select {
 		case <-ticker.C:
 		case <-late:
-			t.Fatalf("not within %v: %s", patience, what)
+			t.Fatalf("not within %v: %s", within, what)
 		}
 	}
 }
