@@ -206,9 +206,7 @@ func testAccessSignatures(t *testing.T) {
 	if !strings.Contains(audit, "by token:ci") || !strings.Contains(audit, "by user:alice") {
 		t.Errorf("the audit trail does not say who uploaded:\n%s", audit)
 	}
-	if log := g.stderr.String(); !strings.Contains(log, `"subject":"token:ci"`) || !strings.Contains(log, `"subject":"user:bob"`) {
-		t.Error("the log does not say who came")
-	}
+	g.tells(t, `"subject":"token:ci"`, `"subject":"user:bob"`)
 }
 
 // Each refusal has the challenge, where a login could help, and a message that says what is wrong.
@@ -260,6 +258,7 @@ func TestAccessRefused(t *testing.T) {
 	if !strings.Contains(metrics, `countersign_file_current{file="htpasswd"} 0`) || !strings.Contains(metrics, `countersign_file_current{file="tokens"} 1`) {
 		t.Error("the metrics do not say which file does not read")
 	}
+	g.stop(t)
 	for _, credential := range []string{password, g.token, good, "hunter2"} {
 		if strings.Contains(g.stderr.String(), credential) {
 			t.Error("the log has a credential in it")

@@ -223,7 +223,7 @@ func TestCanaries(t *testing.T) {
 	client.ask(t, "POST", "/api/v1/sign", `{"reference":"registry.example.test/planted/app:v1"}`, "Bearer "+c.secrets["token"])
 	metrics := ask(t, s.debug, "GET", "/metrics", "").body + ask(t, s.debug, "GET", "/readyz", "").body + ask(t, s.debug, "GET", "/healthz", "").body
 
-	log := s.stderr.String()
+	log := s.tells(t, "/v2/planted/app/manifests/v1", "the database is away")
 	for sink, looked := range map[string]struct{ text, belongs string }{
 		"log": {log, "/v2/planted/app/manifests/v1"}, "log, of a database that is away": {log, "the database is away"},
 		"metrics": {metrics, `key="planted-key"`}, "answers": {client.answers.String(), "/v2/planted/app/manifests/v1"},
@@ -339,7 +339,7 @@ func TestCanariesOfPanics(t *testing.T) {
 	secrets["uploads"] = read(t, filepath.Join(g.data, "registry", "secret"))
 	g.as("Bearer "+g.token).get(t, "/v2/acme/none/manifests/v1").want(t, 404)
 	g.as(basic("alice", password+"?")).get(t, "/v2/acme/none/manifests/v1").want(t, 401)
-	log := g.stderr.String()
+	log := g.tells(t, `"level":"DEBUG"`, "/v2/acme/none/manifests/v1")
 	told := log + g.crash(t, syscall.SIGABRT)
 	for _, belongs := range []string{"SIGABRT: abort", `"level":"DEBUG"`, "/v2/acme/none/manifests/v1"} {
 		if len(canaries{"": belongs}.leaks(told)) == 0 {

@@ -198,9 +198,7 @@ func TestKeyGone(t *testing.T) {
 	}
 
 	without := s.again(t)
-	if log := without.stderr.String(); !strings.Contains(log, `"level":"WARN"`) || !strings.Contains(log, "server.key") {
-		t.Errorf("the log does not warn about keys/server.key: %s", log)
-	}
+	without.tells(t, `"level":"WARN"`, "server.key")
 	without.wantSigned(t, "ns/app", one.digest(), signed...)
 	without.push(t, two, "ns/app", "v2")
 	without.wantSigned(t, "ns/app", two.digest())

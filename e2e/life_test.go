@@ -414,7 +414,7 @@ func testWithdrawalsSurviveRestore(t *testing.T, k kept) {
 	restored.tag(t, i, "ns/app", "v1")
 	fails(t, "rejected")(n.pull(t, reference))
 	restored.upload(t, "ns/app", j.digest(), sign(t, "alice", lifted, j.digest())).want(t, 201)
-	shows(t, restored.stderr.String(), "withdrawals file", `"level":"WARN"`)
+	restored.tells(t, "withdrawals file", `"level":"WARN"`)
 	all, _ := restored.scrape(t)
 	if got := all.sum("countersign_withdrawals_restored_total"); got != 2 {
 		t.Errorf("countersign_withdrawals_restored_total is %v, want 2", got)

@@ -233,6 +233,17 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
+// tells waits until the log has all these words, a line may be on its way, and returns the log.
+func (s *server) tells(t testing.TB, words ...string) string {
+	t.Helper()
+	for _, word := range words {
+		if _, err := s.stderr.await(s.gone, regexp.MustCompile(regexp.QuoteMeta(word))); err != nil {
+			t.Errorf("the log lacks %q: %v:\n%s", word, err, tail(s.stderr.String(), 5000))
+		}
+	}
+	return s.stderr.String()
+}
+
 // await returns the first match of what is written, now or later, until the writer is gone.
 func (o *output) await(gone context.Context, re *regexp.Regexp) (string, error) {
 	ctx, cancel := context.WithTimeout(gone, patience)

@@ -138,9 +138,7 @@ access:
 		return c.ConnectionState().PeerCertificates[0].SerialNumber.Int64() == 12
 	})
 	works(t)(n.skopeo(t, "copy", "--src-cert-dir", node, reference, "dir:"+t.TempDir()))
-	if !strings.Contains(s.stderr.String(), `"subject":"cert:builders"`) {
-		t.Error("the log does not say who pushed")
-	}
+	s.tells(t, `"subject":"cert:builders"`)
 }
 
 // What others can reach does not start before somebody says who may do what, or that everybody may.
@@ -152,9 +150,7 @@ func TestNoAccess(t *testing.T) {
 		t.Errorf("it says\n%s", out)
 	}
 	s := start(t, append(flags[2:], "-insecure-no-access")...)
-	if log := s.stderr.String(); !strings.Contains(log, "-insecure-no-access: everybody who reaches this server may push images, have them signed, and withdraw signatures") {
-		t.Errorf("the log does not warn:\n%s", log)
-	}
+	s.tells(t, "-insecure-no-access: everybody who reaches this server may push images, have them signed, and withdraw signatures")
 	s.stop(t)
 	out = refusal(t, "serve", "-insecure-no-access", "-config", config(t, "access: {}\n"))
 	if !strings.Contains(out, "leave one out") {

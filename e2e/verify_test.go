@@ -255,6 +255,7 @@ func TestBrokenKeyOfAPolicy(t *testing.T) {
 		try("bob").refused(t, 403, "DENIED", fingerprintOf(t, "bob"))
 		try("alice").want(t, 201)
 		out := refusal(t, "serve", "-data", filepath.Join(t.TempDir(), "data"), "-listen", "127.0.0.1:0", "-host", host, "-config", settings)
+		eventually(t, name+": the log has a line about it", func() bool { return strings.Contains(s.stderr.String()[before:], test.says) })
 		for where, said := range map[string]string{"the log": s.stderr.String()[before:], "the refusal to start": out} {
 			if !strings.Contains(said, file) || !strings.Contains(said, keys) || !strings.Contains(said, test.says) {
 				t.Errorf("%s: %s does not name %s, %s and %q:\n%s", name, where, file, keys, test.says, tail(said, 2000))
