@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/policy"
@@ -36,19 +37,20 @@ func (s *Server) upload(r *http.Request, image api.Image, content signature.Untr
 		return uploaded{}, err
 	}
 	eventOf(r).signer = admitted.Signature.Fingerprint
-	before, err := s.current(ctx, image)
-	if err != nil {
-		return uploaded{}, err
-	}
 	change := admitted.Change(at)
-	if err := s.c.Signing.Uploading(ctx, &change, before); err != nil {
+	if err := s.c.Signing.Uploading(ctx, &change, s.current); err != nil {
 		return uploaded{}, err
 	}
-	was := indexOf(before, admitted.Signature.Identity)
 	after, err := s.c.Store.Do(ctx, change)
-	if errors.Is(err, store.ErrIndex) && was > 0 {
-		// The same signature at another index: curl's retry, or a second copy of it. Nothing to add.
-		after, change.Then, err = before, nil, nil
+	if errors.Is(err, store.ErrIndex) {
+		// Is it the same signature at another index: curl's retry, or a second copy of it? Nothing to add.
+		before, readErr := s.current(ctx, image)
+		if readErr != nil {
+			return uploaded{}, readErr
+		}
+		if indexOf(before, admitted.Signature.Identity) > 0 {
+			after, change.Then, err = before, nil, nil
+		}
 	}
 	if err != nil {
 		return uploaded{}, err
@@ -56,7 +58,18 @@ func (s *Server) upload(r *http.Request, image api.Image, content signature.Untr
 	if err := s.c.Signing.Uploaded(ctx, change); err != nil {
 		return uploaded{}, err
 	}
-	return uploaded{index: indexOf(after, admitted.Signature.Identity), was: was > 0}, nil
+	return found(after, admitted.Signature), nil
+}
+
+// found is what became of a signature, by what the image has now: one that came with this upload was
+// added when it was admitted, to the microsecond that every store keeps.
+func found(after store.Set, s store.Signature) uploaded {
+	index := indexOf(after, s.Identity)
+	if index == 0 {
+		return uploaded{}
+	}
+	since := after.Signatures[index-1].Added.Sub(s.Added)
+	return uploaded{index: index, was: since.Abs() >= time.Microsecond}
 }
 
 // claimedSigner is who a signature says made it, where that does not have to be true: for the records

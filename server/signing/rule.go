@@ -60,6 +60,16 @@ func (r rules) of(ref reference.Named) []Rule {
 	return nil
 }
 
+// on says whether any rule has this trigger.
+func (r rules) on(t Trigger) bool {
+	for _, all := range r {
+		if slices.ContainsFunc(all, func(rule Rule) bool { return rule.on(t) }) {
+			return true
+		}
+	}
+	return false
+}
+
 // find returns the rule of a reference that has this key and this trigger.
 func (r rules) find(ref reference.Named, key string, t Trigger) (Rule, bool) {
 	found := r.of(ref)

@@ -120,8 +120,17 @@ func (s *Signing) pushed(ctx context.Context, push registry.Push, patience time.
 	return ctx.Err()
 }
 
-// Uploading adds to a change that stores an upload what is to be signed because of it.
-func (s *Signing) Uploading(ctx context.Context, change *store.Change, before store.Set) error {
+// Uploading adds to a change that stores an upload what is to be signed because of it. What the image has
+// is asked of current, where a rule depends on it.
+func (s *Signing) Uploading(ctx context.Context, change *store.Change, current func(context.Context, api.Image) (store.Set, error)) error {
+	jobs := s.uploads(change.Image, change.Add[0].Reference)
+	if len(jobs) == 0 {
+		return nil
+	}
+	before, err := current(ctx, change.Image)
+	if err != nil {
+		return err
+	}
 	with := before
 	with.Signatures = append(slices.Clone(before.Signatures), change.Add...)
 	sets := func(ctx context.Context, image api.Image) (store.Set, error) {
@@ -130,7 +139,7 @@ func (s *Signing) Uploading(ctx context.Context, change *store.Change, before st
 		}
 		return s.c.Store.Get(ctx, image)
 	}
-	for _, j := range s.uploads(change.Image, change.Add[0].Reference) {
+	for _, j := range jobs {
 		due, err := s.due(ctx, j, with, sets)
 		if err != nil {
 			return err
@@ -179,6 +188,9 @@ func (s *Signing) queueDue(ctx context.Context, j job) (bool, error) {
 
 // uploads are the jobs that an upload of this claim could be what was missing for.
 func (s *Signing) uploads(image api.Image, claimed string) (jobs []job) {
+	if !s.rules.on(OnUpload) {
+		return nil
+	}
 	name := s.claimed(image, claimed)
 	if image.Host != s.c.Hosts[0] || name == "" {
 		return nil
