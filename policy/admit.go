@@ -23,7 +23,7 @@ func (p *Policy) Admit(ref reference.Named, s signature.Signature) error {
 	if slices.ContainsFunc(scope.requirements, func(r requirement) bool { return r.kind == reject }) {
 		return refused("%s rejects everything, and %s with it", scope, ref)
 	}
-	claimed := claimedIn(s.Claim)
+	claimed := claimedIn(s)
 	if err := sameDigest(ref, claimed); err != nil {
 		return refused("%w", err)
 	}

@@ -165,7 +165,7 @@ func (e evaluation) with(ring *signature.Keyring) []verified {
 		} else if all[i].Signature, all[i].err = ring.Verify(m.Message, e.now); all[i].err == nil {
 			e.known[i] = &all[i].Signature
 		}
-		all[i].says = claimedIn(all[i].Claim)
+		all[i].says = claimedIn(all[i].Signature)
 	}
 	e.verified[ring] = all
 	return all

@@ -138,7 +138,7 @@ func (e evaluation) candidates(r requirement, exact func(string) bool) map[strin
 	if r.kind != signedBy || r.ring == nil {
 		return found
 	}
-	itself := claimedIn(signature.Claim{Reference: e.image.Reference.String()})
+	itself := claimedIn(signature.Signature{Claim: signature.Claim{Reference: e.image.Reference.String()}})
 	if !r.identity.fits(e.image.Reference, itself) {
 		return found
 	}

@@ -35,9 +35,9 @@ type claimed struct {
 	digest digest.Digest
 }
 
-func claimedIn(c signature.Claim) claimed {
-	named, err := signature.ParseReference(c.Reference)
-	return claimed{text: c.Reference, named: named, err: err, digest: c.Digest}
+func claimedIn(s signature.Signature) claimed {
+	named, err := s.Named()
+	return claimed{text: s.Claim.Reference, named: named, err: err, digest: s.Claim.Digest}
 }
 
 // accepts says why a claimed reference does not fit. The image's has a tag, a digest or both, as

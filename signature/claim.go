@@ -30,20 +30,28 @@ const lastTimestamp = 253402300799
 // clients parse it, so it may be short, and has a tag, a digest or both: which images it is
 // for is the policy's to say. Errors wrap ErrMalformed.
 func ParseClaim(untrusted []byte) (Claim, error) {
+	c, _, err := parseClaim(untrusted)
+	return c, err
+}
+
+// parseClaim is ParseClaim, with the reference as it parsed.
+func parseClaim(untrusted []byte) (c Claim, named reference.Named, err error) {
 	if len(untrusted) > MaxSize {
-		return Claim{}, malformed("the claim is larger than %d bytes", MaxSize)
+		return Claim{}, nil, malformed("the claim is larger than %d bytes", MaxSize)
 	}
 	// Valid is asked first because the token reader forgives what Unmarshal does not.
 	if !utf8.Valid(untrusted) || !json.Valid(untrusted) {
-		return Claim{}, malformed("what is signed is not one JSON value in UTF-8")
+		return Claim{}, nil, malformed("what is signed is not one JSON value in UTF-8")
 	}
 	r := claimReader{json.NewDecoder(bytes.NewReader(untrusted))}
 	r.UseNumber()
-	var c Claim
-	if err := r.claim(&c); err != nil {
-		return Claim{}, malformed("what is signed is not a claim: %v", err)
+	if err = r.claim(&c); err == nil {
+		named, err = c.check()
 	}
-	return c, nil
+	if err != nil {
+		return Claim{}, nil, malformed("what is signed is not a claim: %v", err)
+	}
+	return c, named, nil
 }
 
 // Payload is the JSON that ParseClaim reads, with its keys in the order in which clients
@@ -73,14 +81,10 @@ func (c Claim) Payload() []byte {
 type claimReader struct{ *json.Decoder }
 
 func (r claimReader) claim(c *Claim) error {
-	err := r.exactly(map[string]func() error{
+	return r.exactly(map[string]func() error{
 		"critical": func() error { return r.critical(c) },
 		"optional": func() error { return r.optional(c) },
 	})
-	if err != nil {
-		return err
-	}
-	return c.check()
 }
 
 func (r claimReader) critical(c *Claim) error {
@@ -113,18 +117,18 @@ func (r claimReader) optional(c *Claim) error {
 }
 
 // check says whether digest and reference are what they are called.
-func (c *Claim) check() error {
+func (c *Claim) check() (reference.Named, error) {
 	if err := c.Digest.Validate(); err != nil || c.Digest.Algorithm() != digest.SHA256 {
-		return fmt.Errorf("docker-manifest-digest %.150q is not a sha256 digest", string(c.Digest))
+		return nil, fmt.Errorf("docker-manifest-digest %.150q is not a sha256 digest", string(c.Digest))
 	}
 	named, err := ParseReference(c.Reference)
 	if err != nil {
-		return fmt.Errorf("docker-reference %.300q: %v", c.Reference, err)
+		return nil, fmt.Errorf("docker-reference %.300q: %v", c.Reference, err)
 	}
 	if reference.IsNameOnly(named) {
-		return fmt.Errorf("docker-reference %.300q has neither tag nor digest; sign it with one", c.Reference)
+		return nil, fmt.Errorf("docker-reference %.300q has neither tag nor digest; sign it with one", c.Reference)
 	}
-	return nil
+	return named, nil
 }
 
 // exactly reads an object that has these members, each once, and no other.

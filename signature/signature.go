@@ -11,6 +11,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -57,6 +58,15 @@ type Signature struct {
 	// bytes around them are: OpenPGP messages are malleable, their hash tells nothing.
 	Identity string
 	keyID    uint64 // of the key or subkey that signed
+	named    reference.Named
+}
+
+// Named is the claimed reference, as ParseReference reads it.
+func (s Signature) Named() (reference.Named, error) {
+	if s.named != nil {
+		return s.named, nil
+	}
+	return ParseReference(s.Claim.Reference)
 }
 
 // Clients says which versions of containers/image must be able to read a signature.

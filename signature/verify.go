@@ -146,7 +146,7 @@ func inWords(c *openpgp.SignatureCandidate, now time.Time) error {
 
 // verified makes a Signature of a message that k made with the key used.
 func (m *Message) verified(k *ringKey, used *openpgp.Key) (Signature, error) {
-	claim, err := ParseClaim(m.signed)
+	claim, named, err := parseClaim(m.signed)
 	if err != nil {
 		return Signature{}, err
 	}
@@ -154,7 +154,7 @@ func (m *Message) verified(k *ringKey, used *openpgp.Key) (Signature, error) {
 		Claim: claim, Content: bytes.Clone(m.content),
 		Fingerprint: k.Fingerprint, UserID: k.UserID,
 		Algorithm: algorithmName(used.PublicKey), Subkey: !used.IsPrimary(),
-		Identity: m.identity(used.PublicKey), keyID: m.keyID,
+		Identity: m.identity(used.PublicKey), keyID: m.keyID, named: named,
 	}
 	s.Created, s.Expires = m.times()
 	return s, nil

@@ -102,7 +102,7 @@ func (d *Door) judge(image api.Image, s signature.Signature, p *policy.Policy) e
 	if s.Claim.Digest != image.Digest {
 		return fmt.Errorf("%w: it claims %s, and was sent for %s", ErrOtherDigest, s.Claim.Digest, image.Digest)
 	}
-	ref, err := d.judgedAs(image, s.Claim.Reference)
+	ref, err := d.judgedAs(image, s)
 	if err != nil {
 		return err
 	}
@@ -118,23 +118,28 @@ func (d *Door) judge(image api.Image, s signature.Signature, p *policy.Policy) e
 // judgedAs is the reference a signature is judged for: the image's repository under the host
 // that is claimed if that is one of ours, with the tag that is claimed, or else the digest.
 // The policy then says whether the claim fits it.
-func (d *Door) judgedAs(image api.Image, claimed string) (reference.Named, error) {
-	claim, err := reference.ParseNormalizedNamed(claimed)
+func (d *Door) judgedAs(image api.Image, s signature.Signature) (reference.Named, error) {
+	claim, err := s.Named()
 	if err != nil {
-		return nil, fmt.Errorf("%w: docker-reference %q: %v", signature.ErrMalformed, claimed, err)
+		return nil, fmt.Errorf("%w: docker-reference %q: %v", signature.ErrMalformed, s.Claim.Reference, err)
 	}
-	if digested, ok := claim.(reference.Digested); ok && digested.Digest() != image.Digest {
-		return nil, fmt.Errorf("%w: its docker-reference is %s, and it was sent for %s", ErrOtherDigest, claimed, image.Digest)
+	digested, isDigest := claim.(reference.Digested)
+	if isDigest && digested.Digest() != image.Digest {
+		return nil, fmt.Errorf("%w: its docker-reference is %s, and it was sent for %s", ErrOtherDigest, s.Claim.Reference, image.Digest)
 	}
 	host := image.Host
 	if slices.Contains(d.c.Hosts, host) && slices.Contains(d.c.Hosts, reference.Domain(claim)) {
 		host = reference.Domain(claim)
 	}
+	tagged, isTag := claim.(reference.Tagged)
+	if isTag && !isDigest && reference.Domain(claim) == host && reference.Path(claim) == image.Repository {
+		return claim, nil // it is that already
+	}
 	name, err := reference.WithName(host + "/" + image.Repository)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %v", api.ErrName, err)
 	}
-	if tagged, ok := claim.(reference.Tagged); ok {
+	if isTag {
 		return reference.WithTag(name, tagged.Tag())
 	}
 	return reference.WithDigest(name, image.Digest)
