@@ -1,6 +1,8 @@
 package disk_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,9 +59,8 @@ func imageKey(i api.Image) []byte {
 	return []byte(i.Host + "\x00" + i.Repository + "\x00" + string(i.Digest))
 }
 
-func contentKey(i api.Image, n int) []byte {
-	return slices.Concat(imageKey(i), []byte{0}, []byte(signature(i, n).Name))
-}
+// contentKey is of the n-th content that came.
+func contentKey(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
 func names(set store.Set) (all []string) {
 	for _, s := range set.Signatures {
@@ -80,7 +81,7 @@ func TestContentDamaged(t *testing.T) {
 	app := image("app")
 	s := spoil(t, func(tx *bbolt.Tx) error {
 		contents := tx.Bucket([]byte("contents"))
-		return errors.Join(contents.Delete(contentKey(app, 1)), contents.Put(contentKey(app, 3), []byte("forged")))
+		return errors.Join(contents.Delete(contentKey(1)), contents.Put(contentKey(3), []byte("forged")))
 	}, adding(app, 1, 2, 3, 4))
 	one, three := "app "+signature(app, 1).Name, "app "+signature(app, 3).Name
 
@@ -111,6 +112,28 @@ func TestContentDamaged(t *testing.T) {
 	}
 	if want := namesOf(app, 2, 4, 3); !slices.Equal(got, want) {
 		t.Errorf("listed one by one, after 3 was brought again: %q, want %q", got, want)
+	}
+}
+
+// An image that points to what is another's is served nothing of it, and mended without it.
+func TestContentOfAnother(t *testing.T) {
+	t.Parallel()
+	app, other := image("app"), image("other")
+	s := spoil(t, func(tx *bbolt.Tx) error {
+		images := tx.Bucket([]byte("images"))
+		value := bytes.Replace(images.Get(imageKey(app)), []byte(`"at":1`), []byte(`"at":2`), 1)
+		return images.Put(imageKey(app), value)
+	}, adding(app, 1), adding(other, 1))
+	if set := get(t, s.Store, app); len(set.Signatures) != 0 {
+		t.Errorf("Get: %q, want nothing of another's", names(set))
+	}
+	s.wasTold(t, "Get", "app "+signature(app, 1).Name)
+	dropped, err := s.Mend(t.Context(), app, store.Record{})
+	if want := namesOf(app, 1); err != nil || !slices.Equal(dropped, want) {
+		t.Errorf("Mend: %q, %v, want %q", dropped, err, want)
+	}
+	if got, want := names(get(t, s.Store, other)), namesOf(other, 1); !slices.Equal(got, want) {
+		t.Errorf("the other has %q after that, want %q", got, want)
 	}
 }
 

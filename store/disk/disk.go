@@ -2,12 +2,15 @@
 //
 // The file has these buckets; numbers are big-endian:
 //
-//	meta      "format" → "1"
+//	meta      "format" → "2"
 //	images    host \x00 repository \x00 digest → JSON: what the image has, without content
-//	contents  the image's key \x00 name → the signature's bytes
+//	contents  sequence, 8 bytes → the signature's bytes
 //	records   sequence, 8 bytes → JSON
 //	tasks     key → JSON
 //	due       of each queued task: Due in seconds, 8 bytes, and nanoseconds, 4, and the key → nothing
+//
+// An image's value says where its contents are. They come one after the other, so that an upload
+// touches one place of the file whose depth grows with what is stored, not two.
 //
 // Writers that come together share one transaction, and with it one fsync. Beside the file lies
 // owner, a word on who has it, for people only: what counts is the lock on the file.

@@ -112,7 +112,7 @@ func (s *Store) do(tx *bbolt.Tx, c store.Change) (after store.Set, refused, fail
 }
 
 func putRecords(tx *bbolt.Tx, records []store.Record, now time.Time) error {
-	b := tx.Bucket(bucketRecords)
+	b := appended(tx, bucketRecords)
 	for _, r := range records {
 		if r.Time.IsZero() {
 			r.Time = now

@@ -2,10 +2,10 @@ package disk
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -26,6 +26,7 @@ type imageFile struct {
 
 type signatureFile struct {
 	Serial uint64 `json:"serial"`
+	At     uint64 `json:"at"` // of its content
 	store.Signature
 }
 
@@ -44,9 +45,7 @@ func parseImageKey(key []byte) api.Image {
 	return api.Image{Host: host, Repository: repository, Digest: digest.Digest(d)}
 }
 
-func contentKey(image []byte, name string) []byte {
-	return slices.Concat(image, []byte{0}, []byte(name))
-}
+func contentKey(at uint64) []byte { return binary.BigEndian.AppendUint64(nil, at) }
 
 // errDamaged is what an image's value that does not decode wraps, and a content that is another's.
 var errDamaged = errors.New("what is stored does not read")
@@ -66,9 +65,9 @@ func readImage(tx *bbolt.Tx, key []byte) (f imageFile, err error) {
 // out.
 func (f imageFile) set(tx *bbolt.Tx, image api.Image) (s store.Set, damages []damage) {
 	s.Version = f.Version
-	contents, key := tx.Bucket(bucketContents), imageKey(image)
+	contents := tx.Bucket(bucketContents)
 	for _, file := range f.Signatures {
-		content := bytes.Clone(contents.Get(contentKey(key, file.Name)))
+		content := bytes.Clone(contents.Get(contentKey(file.At)))
 		if api.Name(image.Digest, content) != file.Name {
 			err := fmt.Errorf("%w: its content, %d bytes, is not that of its name", errDamaged, len(content))
 			damages = append(damages, damage{image, file.Name, err})
@@ -83,66 +82,81 @@ func (f imageFile) set(tx *bbolt.Tx, image api.Image) (s store.Set, damages []da
 	return s, damages
 }
 
-// replace makes f what after says. What was there before keeps its serial; what did not read was
-// not, so that serials always grow along the list.
+// replace makes f what after says. What was there before keeps its serial and its content; what did
+// not read was not, so that serials always grow along the list. A content that is new is at 0.
 func (f imageFile) replace(before, after store.Set) imageFile {
-	type key struct{ kind, name, id, scope, key string }
-	ofSignature := func(s store.Signature) key { return key{kind: "signature", name: s.Name} }
-	ofWithdrawal := func(w store.Withdrawal) key { return key{"withdrawal", w.Name, w.ID, w.Scope, w.Key} }
-	serials := make(map[key]uint64, len(f.Signatures)+len(f.Withdrawn))
+	type key struct{ name, id, scope, key string }
+	ofWithdrawal := func(w store.Withdrawal) key { return key{w.Name, w.ID, w.Scope, w.Key} }
+	signatures, withdrawn := make(map[string]signatureFile, len(f.Signatures)), make(map[key]uint64, len(f.Withdrawn))
+	readable := make(map[string]bool, len(before.Signatures))
+	for _, s := range before.Signatures {
+		readable[s.Name] = true
+	}
 	for _, s := range f.Signatures {
-		if slices.ContainsFunc(before.Signatures, func(b store.Signature) bool { return b.Name == s.Name }) {
-			serials[ofSignature(s.Signature)] = s.Serial
+		if readable[s.Name] {
+			signatures[s.Name] = s
 		}
 	}
 	for _, w := range f.Withdrawn {
-		serials[ofWithdrawal(w.Withdrawal)] = w.Serial
+		withdrawn[ofWithdrawal(w.Withdrawal)] = w.Serial
 	}
 	changed := imageFile{Version: after.Version, Serial: f.Serial}
-	serial := func(k key) uint64 {
-		if old, ok := serials[k]; ok {
+	serial := func(old uint64) uint64 {
+		if old != 0 {
 			return old
 		}
 		changed.Serial++
 		return changed.Serial
 	}
 	for _, s := range after.Signatures {
-		changed.Signatures = append(changed.Signatures, signatureFile{serial(ofSignature(s)), s})
+		old := signatures[s.Name]
+		changed.Signatures = append(changed.Signatures, signatureFile{serial(old.Serial), old.At, s})
 	}
 	for _, w := range after.Withdrawn {
-		changed.Withdrawn = append(changed.Withdrawn, withdrawalFile{serial(ofWithdrawal(w)), w})
+		changed.Withdrawn = append(changed.Withdrawn, withdrawalFile{serial(withdrawn[ofWithdrawal(w)]), w})
 	}
 	return changed
 }
 
-// write stores what changed: the value, contents that came, and not those that went. One that did
+// write stores what changed: contents that came, and not those that went, and the value. One that did
 // not read has gone, too: it can be brought again. What is known of the image is forgotten.
 func (f imageFile) write(tx *bbolt.Tx, known *memory, image api.Image, before, after store.Set) error {
-	key, contents := imageKey(image), tx.Bucket(bucketContents)
+	key, contents, changed := imageKey(image), appended(tx, bucketContents), f.replace(before, after)
 	known.forget(tx, key)
-	value, err := json.Marshal(f.replace(before, after))
-	if err != nil {
-		return err
-	}
-	wanted := make(map[string]bool, len(after.Signatures))
-	for _, s := range after.Signatures {
-		wanted[s.Name] = true
-	}
-	for _, have := range f.Signatures {
-		if !wanted[have.Name] {
-			if err := contents.Delete(contentKey(key, have.Name)); err != nil {
-				return err
-			}
-		}
-	}
-	for _, s := range after.Signatures {
-		at := contentKey(key, s.Name)
-		if bytes.Equal(contents.Get(at), s.Content) {
+	wanted := make(map[uint64]bool, len(changed.Signatures))
+	for n := range changed.Signatures {
+		s := &changed.Signatures[n]
+		if s.At != 0 {
+			wanted[s.At] = true
 			continue
 		}
-		if err := contents.Put(at, s.Content); err != nil {
+		var err error
+		if s.At, err = contents.NextSequence(); err != nil {
+			return err
+		}
+		if err := contents.Put(contentKey(s.At), s.Content); err != nil {
 			return err
 		}
 	}
+	for _, old := range f.Signatures {
+		at := contentKey(old.At)
+		if wanted[old.At] || api.Name(image.Digest, contents.Get(at)) != old.Name {
+			continue // what is not its own may be another's
+		}
+		if err := contents.Delete(at); err != nil {
+			return err
+		}
+	}
+	value, err := json.Marshal(changed)
+	if err != nil {
+		return err
+	}
 	return tx.Bucket(bucketImages).Put(key, value)
+}
+
+// appended is a bucket whose keys only grow: its pages are filled to the end.
+func appended(tx *bbolt.Tx, name []byte) *bbolt.Bucket {
+	b := tx.Bucket(name)
+	b.FillPercent = 1
+	return b
 }

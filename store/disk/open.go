@@ -18,7 +18,7 @@ import (
 const (
 	fileName  = "signatures.db"
 	ownerName = "owner"
-	format    = "1"
+	format    = "2"
 )
 
 // Open opens the store in a directory, which is made, private, if it is not there. While another

@@ -119,7 +119,7 @@ func TestOpenTogether(t *testing.T) {
 func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
 	newer := func(t *testing.T, path string) {
-		change(t, path, func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("format"), []byte("2")) })
+		change(t, path, func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("format"), []byte("3")) })
 	}
 	foreign := func(t *testing.T, path string) {
 		change(t, path, func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte("meta")) })
@@ -130,7 +130,7 @@ func TestOpenRefuses(t *testing.T) {
 		spoil func(t *testing.T, path string)
 		want  string
 	}{
-		"newer":   {newer, `it has format "2", and this program reads "1": use the version that wrote it, or a later one`},
+		"newer":   {newer, `it has format "3", and this program reads "2": use the version that wrote it, or a later one`},
 		"foreign": {foreign, "this is no store of signatures"},
 		"garbage": {garbage, "hint: if the file is damaged, bring it back from a backup"},
 		"short":   {short, "hint: if the file is damaged, bring it back from a backup"},
