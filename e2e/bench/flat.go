@@ -131,7 +131,8 @@ func (f *flatness) appends(ctx context.Context) error {
 	return nil
 }
 
-// gets are hits on as many signatures as there are, at random, or on a hundred thousand of them.
+// gets are hits on as many signatures as there are, at random, or on as many of them as the server
+// remembers; and on others, which it has to look up.
 func (f *flatness) gets(ctx context.Context) error {
 	_, at, err := f.fill(ctx, "flat-"+f.kind+"-small", f.Small)
 	if err != nil {
@@ -151,15 +152,26 @@ func (f *flatness) gets(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var few, many, memory []float64
-	for round := range f.Rounds + 1 {
-		f.say("flat: %s, reads, round %d of %d", f.kind, round, f.Rounds)
-		s, err := f.wrk(ctx, loading, small.address, paths[0], connections, 0, small.pids()...)
-		if err != nil {
+	for i, c := range []*contestant{small, large} {
+		if err := visitAll(ctx, c.address, paths[i]); err != nil {
 			return err
 		}
-		l, err := f.wrk(ctx, loading, large.address, paths[1], connections, 0, large.pids()...)
-		if err != nil {
+	}
+	var few, many, cold, memory []float64
+	for round := range f.Rounds {
+		f.say("flat: %s, reads, round %d of %d", f.kind, round+1, f.Rounds)
+		for _, m := range []struct {
+			of    *contestant
+			paths string
+			into  *[]float64
+		}{{small, paths[0], &few}, {large, paths[1], &many}, {large, paths[2], &cold}} {
+			l, err := f.wrk(ctx, loading, m.of.address, m.paths, connections, 0, m.of.pids()...)
+			if err != nil {
+				return err
+			}
+			*m.into = append(*m.into, l.rate())
+		}
+		if err := visitAll(ctx, large.address, paths[1]); err != nil { // others have taken their place
 			return err
 		}
 		m, err := anonymous(large.pid())
@@ -167,16 +179,13 @@ func (f *flatness) gets(ctx context.Context) error {
 			return err
 		}
 		memory = append(memory, m/(1<<20))
-		if round > 0 { // the first one warms up
-			few, many = append(few, s.rate()), append(many, l.rate())
-		} else {
-			f.report.figure("flat", f.kind+": GETs of a server just started on the large store", "a second", []float64{l.rate()})
-		}
 	}
 	f.report.atLeast(1/1.2, fmt.Sprintf("%s: GET at %d signatures, of that at %d", f.kind, f.large, f.Small), ratios(many, few))
+	f.report.atLeast(1/1.2, fmt.Sprintf("%s: GET at %d signatures of what nobody has asked for lately, of that at %d", f.kind, f.large, f.Small), ratios(cold, few))
 	f.report.atMost(256, "MiB", f.kind+": anonymous memory of the server, large", memory)
 	f.report.figure("flat", fmt.Sprintf("%s: GETs at %d", f.kind, f.Small), "a second", few)
 	f.report.figure("flat", fmt.Sprintf("%s: GETs at %d", f.kind, f.large), "a second", many)
+	f.report.figure("flat", fmt.Sprintf("%s: GETs at %d of what nobody has asked for lately", f.kind, f.large), "a second", cold)
 	return nil
 }
 
@@ -216,12 +225,16 @@ func (f *flatness) ready(ctx context.Context, s *contestant) error {
 	})
 }
 
-// samples are files of paths, of the small store and of the large one.
-func (f *flatness) samples() (files [2]string, err error) {
-	for i, n := range []int{f.Small, f.large} {
+// hot is how many signatures of 900 bytes are remembered.
+const hot = 80_000
+
+// samples are files of paths: of the small store, of a part of the large one, and of more of it than
+// fits.
+func (f *flatness) samples() (files [3]string, err error) {
+	for i, all := range []struct{ of, n int }{{f.Small, hot}, {f.large, hot}, {f.large, 5 * hot}} {
 		files[i] = filepath.Join(f.dir, fmt.Sprintf("flat-%s-%d.paths", f.kind, i))
-		random := rand.New(rand.NewPCG(1, 2))
-		err = errors.Join(err, writeLines(files[i], min(n, 100_000), func(w io.Writer, _ int) { fmt.Fprintln(w, lookasidePath(random.IntN(n), 1)) }))
+		random := rand.New(rand.NewPCG(uint64(i), 2))
+		err = errors.Join(err, writeLines(files[i], min(all.of, all.n), func(w io.Writer, _ int) { fmt.Fprintln(w, lookasidePath(random.IntN(all.of), 1)) }))
 	}
 	return files, err
 }
@@ -240,16 +253,36 @@ func performGrow(ctx context.Context, args []string) (tally, error) {
 	for i := range changes {
 		changes[i] = changeOf(from+i, 1)
 	}
-	return appendAll(ctx, args[0], args[1] == "true", changes)
-}
-
-// appendAll makes changes, as many at a time as there are uploaders, and says how long that took.
-func appendAll(ctx context.Context, where string, remote bool, changes []store.Change) (tally, error) {
-	to, closes, err := openStore(ctx, where, remote)
+	to, closes, err := openStore(ctx, args[0], args[1] == "true")
 	if err != nil {
 		return tally{}, err
 	}
-	t, err := measured(func(t *tally) error {
+	if err := visitSome(ctx, to, from); err != nil {
+		return tally{}, errors.Join(err, closes())
+	}
+	t, err := appendAll(ctx, to, changes)
+	return t, errors.Join(err, closes())
+}
+
+// visitSome reads images all over a store of n: a process that has just started has none of the file's
+// pages in its own tables, and one that has run for a while has.
+func visitSome(ctx context.Context, to store.Store, n int) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(uploaders)
+	random := rand.New(rand.NewPCG(3, 4))
+	for range 50_000 {
+		i := imageOf(random.IntN(n))
+		group.Go(func() error {
+			_, err := to.Get(ctx, i)
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+// appendAll makes changes, as many at a time as there are uploaders, and says how long that took.
+func appendAll(ctx context.Context, to store.Store, changes []store.Change) (tally, error) {
+	return measured(func(t *tally) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.SetLimit(uploaders)
 		began := time.Now()
@@ -263,5 +296,4 @@ func appendAll(ctx context.Context, where string, remote bool, changes []store.C
 		t.Count, t.Seconds = len(changes), []float64{time.Since(began).Seconds()}
 		return err
 	})
-	return t, errors.Join(err, closes())
 }

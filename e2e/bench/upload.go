@@ -242,7 +242,12 @@ func performAppend(ctx context.Context, args []string) (tally, error) {
 		}
 		changes[i] = admitted.Change(0)
 	}
-	return appendAll(ctx, args[0], args[3] == "true", changes)
+	to, closes, err := openStore(ctx, args[0], args[3] == "true")
+	if err != nil {
+		return tally{}, err
+	}
+	t, err := appendAll(ctx, to, changes)
+	return t, errors.Join(err, closes())
 }
 
 func openStore(ctx context.Context, where string, remote bool) (store.Store, func() error, error) {
