@@ -49,9 +49,10 @@ type Options struct {
 
 // A Store implements store.Store.
 type Store struct {
-	db    *bbolt.DB
-	o     Options
-	known *memory
+	db     *bbolt.DB
+	writes *batches
+	o      Options
+	known  *memory
 }
 
 // Close waits for what is going on, and gives the file up. What comes later is ErrUnavailable.
@@ -61,21 +62,9 @@ func (s *Store) Close() error {
 	return err
 }
 
-// batch runs f in a transaction that it may share, so f decides and says nothing by its error but
-// that the file failed: what it refuses it remembers outside. f may run more than once, and goes on
-// after ctx has ended.
+// batch is batches.run, in the words of the contract.
 func (s *Store) batch(ctx context.Context, f func(tx *bbolt.Tx) error) error {
-	if ctx.Err() != nil {
-		return unavailable(ctx.Err())
-	}
-	done := make(chan error, 1)
-	go func() { done <- recovered(func() error { return s.db.Batch(f) }) }()
-	select {
-	case err := <-done:
-		return unavailable(err)
-	case <-ctx.Done():
-		return unavailable(ctx.Err())
-	}
+	return unavailable(s.writes.run(ctx, f))
 }
 
 // view runs f, which must not hold on to anything that it read: it is gone after the transaction.

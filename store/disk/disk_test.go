@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -59,13 +60,23 @@ func TestClosed(t *testing.T) {
 func TestTakeThatNobodyWaitsFor(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := open(t, t.TempDir(), disk.Options{Limits: options(t).Limits, Clock: time.Now})
+		within, cancel := context.WithCancel(t.Context())
+		var looks atomic.Int64
+		looks.Store(-100)
+		returned := make(chan struct{})
+		s := open(t, t.TempDir(), disk.Options{Limits: options(t).Limits, Clock: func() time.Time {
+			if looks.Add(1) == 2 { // the first is whether anything is due, and this is in the transaction
+				cancel()
+				<-returned
+			}
+			return time.Now()
+		}})
 		do(t, s, store.Change{Image: image("app"), Then: []store.Task{{Key: "task", Kind: "sign", Image: image("app")}}})
-		within, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-		defer cancel()
+		looks.Store(0)
 		if task, err := s.Take(within, time.Minute); !errors.Is(err, store.ErrUnavailable) || task.Key != "" {
 			t.Errorf("Take whose context ends: %+v, %v, want nothing, %v", task, err, store.ErrUnavailable)
 		}
+		close(returned)
 		<-time.After(time.Second)
 		if _, err := s.Take(t.Context(), time.Minute); !errors.Is(err, store.ErrNone) {
 			t.Errorf("Take while the task is leased: %v, want %v", err, store.ErrNone)

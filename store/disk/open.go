@@ -41,7 +41,6 @@ func Open(directory string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w\nhint: if the file is damaged, bring it back from a backup", path, err)
 	}
-	db.MaxBatchDelay = 2 * time.Millisecond // the default, 10, is what a lone writer would wait for company
 	err = recovered(func() error { return db.View(checkFormat) })
 	if err == nil {
 		err = own(directory, o.Clock())
@@ -49,7 +48,7 @@ func Open(directory string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
 	}
-	return &Store{db, o, newMemory(o.Memory)}, nil
+	return &Store{db, &batches{db: db}, o, newMemory(o.Memory)}, nil
 }
 
 func openFile(path string) (db *bbolt.DB, err error) {

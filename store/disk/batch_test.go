@@ -1,0 +1,59 @@
+package disk_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/countersign-dev/countersign/store/disk"
+)
+
+// Of those that share a transaction, one that fails or panics takes nobody's change with it.
+func TestBatch(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, t.TempDir(), options(t))
+		broken := errors.New("broken")
+		put := func(key string, ends error) func(*bbolt.Tx) error {
+			return func(tx *bbolt.Tx) error {
+				if err := tx.Bucket([]byte("meta")).Put([]byte(key), []byte("written")); err != nil {
+					return err
+				}
+				return ends
+			}
+		}
+		first := make(chan struct{})
+		writers := map[string]func(*bbolt.Tx) error{
+			"one": put("one", nil), "bad": put("bad", broken), "two": put("two", nil),
+			"worse": func(*bbolt.Tx) error { panic("page 7") },
+		}
+		errs := map[string]chan error{}
+		do := func(name string, f func(*bbolt.Tx) error) {
+			said := make(chan error, 1)
+			errs[name] = said
+			go func() { said <- disk.Batch(t.Context(), s, f) }()
+			synctest.Wait()
+		}
+		do("first", func(*bbolt.Tx) error { <-first; return nil })
+		for name, f := range writers { // they wait for the first one, and then come together
+			do(name, f)
+		}
+		close(first)
+		for name, failed := range map[string]bool{"first": false, "one": false, "bad": true, "two": false, "worse": true} {
+			if err := <-errs[name]; (err != nil) != failed {
+				t.Errorf("%s: %v, want an error: %t", name, err, failed)
+			}
+		}
+		found := func(key string) (is bool) {
+			err := disk.Batch(t.Context(), s, func(tx *bbolt.Tx) error { is = tx.Bucket([]byte("meta")).Get([]byte(key)) != nil; return nil })
+			return err == nil && is
+		}
+		for key, want := range map[string]bool{"one": true, "bad": false, "two": true} {
+			if found(key) != want {
+				t.Errorf("%s is written: %t, want %t", key, !want, want)
+			}
+		}
+	})
+}
