@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/countersign-dev/countersign/api"
@@ -128,10 +129,12 @@ func (t *transaction) run(ctx context.Context) (store.Set, error) {
 	if err := t.commit(ctx, row, records, ended); err != nil {
 		return store.Set{}, err
 	}
-	if row != t.before {
-		row.currentSince(began)
-		t.known.put(row, true)
+	if row == t.before {
+		row.isAt(pgtype.TID{}) // it was written, and is elsewhere now
+		return row.set(), nil
 	}
+	row.currentSince(began)
+	t.known.put(row, true)
 	return row.set(), nil
 }
 

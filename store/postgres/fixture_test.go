@@ -120,7 +120,10 @@ func own(t *testing.T, settings ...string) *cluster.Cluster {
 type wire struct {
 	directory string
 	mu        sync.Mutex
-	trips     int // how often the client waited for the server: messages Sync and Query
+	trips     int           // how often the client waited for the server: messages Sync and Query
+	hang      bool          // the connection that asks next gets no answer
+	hanging   chan struct{} // closed when one does not
+	broken    chan struct{} // closed when it breaks instead
 }
 
 // between starts a wire to the shared cluster and returns how it is reached.
@@ -136,7 +139,7 @@ func between(t *testing.T, database string) (*wire, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	w := &wire{directory: directory}
+	w := &wire{directory: directory, hanging: make(chan struct{}), broken: make(chan struct{})}
 	go func() {
 		for {
 			client, err := l.Accept()
@@ -175,13 +178,30 @@ func (w *wire) serve(client net.Conn) {
 		if !startup && (message[0] == 'S' || message[0] == 'Q') {
 			w.mu.Lock()
 			w.trips++
+			hang := w.hang
+			w.hang = false
 			w.mu.Unlock()
+			if hang {
+				close(w.hanging)
+				<-w.broken
+				return
+			}
 		}
 		startup = false
 		if _, err := server.Write(message); err != nil {
 			return
 		}
 	}
+}
+
+// hangNext lets the connection that asks next hang until the test is over. What it returns is closed
+// when it does.
+func (w *wire) hangNext(t *testing.T) <-chan struct{} {
+	t.Cleanup(func() { close(w.broken) })
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hang = true
+	return w.hanging
 }
 
 // count returns the round trips since it was asked last.

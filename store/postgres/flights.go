@@ -2,71 +2,118 @@ package postgres
 
 import (
 	"context"
+	"runtime"
 	"sync"
+	"time"
 
 	"github.com/countersign-dev/countersign/api"
 )
 
-// maxTogether bounds the images of one query, and with them what it returns.
-const maxTogether = 32
+// How many images there are in one query at most: what it is about, and with it what it returns, is bounded.
+const (
+	maxStates  = 256
+	maxContent = 32
+)
+
+// late is how long a flight keeps others on the ground. One that takes longer may hang.
+const late = 20 * time.Millisecond
 
 // A flight is one query that several readers wait for. Whoever joins it does so before it starts.
-type flight struct {
-	images []api.Image
-	wanted map[api.Image]bool
-	done   chan struct{}
-	found  map[api.Image]*imageRow // after done, like err
-	err    error
+type flight[K comparable, V any] struct {
+	keys  []K
+	at    map[K]int // of keys
+	done  chan struct{}
+	found []V // after done, like err: of each key
+	err   error
 }
 
-// flights start so many at a time; readers who come meanwhile wait for the next one, together.
-type flights struct {
-	read    func([]api.Image) (map[api.Image]*imageRow, error)
-	mu      sync.Mutex
-	free    int
-	waiting []*flight
+// flights are one at a time: those who come meanwhile wait for the next one, together. The more come,
+// the more share. Only where one is late, or has no more room, there are others beside it.
+type flights[K comparable, V any] struct {
+	read func([]K) ([]V, error)
+	most int // at a time
+	room int // of one
+
+	mu       sync.Mutex
+	boarding bool // one is about to start, with the first of waiting
+	flying   int  // with it
+	late     int  // of those
+	waiting  []*flight[K, V]
 }
 
-func newFlights(n int, read func([]api.Image) (map[api.Image]*imageRow, error)) *flights {
-	return &flights{read: read, free: n}
+// wait returns what a query says of k that starts from now on.
+func (f *flights[K, V]) wait(ctx context.Context, k K) (v V, err error) {
+	w, n := f.join(k)
+	select {
+	case <-w.done:
+	case <-ctx.Done():
+		return v, unavailable(ctx.Err())
+	}
+	if w.err != nil {
+		return v, w.err
+	}
+	return w.found[n], nil
 }
 
-func (f *flights) join(i api.Image) *flight {
+func (f *flights[K, V]) join(k K) (w *flight[K, V], n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, w := range f.waiting {
-		if w.wanted[i] {
-			return w
+		if n, ok := w.at[k]; ok {
+			return w, n
 		}
 	}
-	if n := len(f.waiting); n == 0 || len(f.waiting[n-1].images) >= maxTogether {
-		f.waiting = append(f.waiting, &flight{wanted: map[api.Image]bool{}, done: make(chan struct{})})
+	if n := len(f.waiting); n == 0 || len(f.waiting[n-1].keys) >= f.room {
+		f.waiting = append(f.waiting, &flight[K, V]{at: map[K]int{}, done: make(chan struct{})})
 	}
-	w := f.waiting[len(f.waiting)-1]
-	w.wanted[i] = true
-	w.images = append(w.images, i)
-	if f.free > 0 {
-		f.free--
-		go f.fly()
-	}
-	return w
+	w = f.waiting[len(f.waiting)-1]
+	n = len(w.keys)
+	w.at[k] = n
+	w.keys = append(w.keys, k)
+	f.start()
+	return w, n
 }
 
-// fly starts flights until nobody waits.
-func (f *flights) fly() {
-	for {
-		f.mu.Lock()
-		if len(f.waiting) == 0 {
-			f.free++
-			f.mu.Unlock()
-			return
-		}
-		next := f.waiting[0]
-		f.waiting = f.waiting[1:]
-		f.mu.Unlock()
-		next.found, next.err = f.read(next.images)
-		close(next.done)
+// start starts a flight if one may. The caller has the lock.
+func (f *flights[K, V]) start() {
+	if f.boarding || len(f.waiting) == 0 || f.flying >= f.most || f.flying > f.late && len(f.waiting[0].keys) < f.room {
+		return
 	}
+	f.boarding = true
+	f.flying++
+	go f.fly()
+}
+
+// fly flies once with those who wait, and then lets the next ones start.
+func (f *flights[K, V]) fly() {
+	runtime.Gosched() // those who are here already come along
+	f.mu.Lock()
+	next := f.waiting[0]
+	f.waiting = f.waiting[1:]
+	f.boarding = false
+	f.start()
+	f.mu.Unlock()
+	landed, isLate := false, false
+	watch := time.AfterFunc(late, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if !landed {
+			isLate = true
+			f.late++
+			f.start()
+		}
+	})
+	next.found, next.err = f.read(next.keys)
+	watch.Stop()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	landed = true
+	close(next.done)
+	f.flying--
+	if isLate {
+		f.late--
+	}
+	f.start()
 }
 
 // queues let one change of an image at a time through, so that those that wait for the same image

@@ -58,7 +58,7 @@ func (p position) image() (api.Image, bool) {
 		return api.Image{}, false
 	}
 	i := imageOf(parts[0], parts[1], parts[2])
-	return i, i.String() == text(i.String())
+	return i, storable(i)
 }
 
 // check refuses a position that the filter does not lead to.

@@ -4,7 +4,7 @@
 // A change is two round trips: one takes the image's lock and reads everything, one writes it all
 // and commits. The lock is an advisory one of the transaction, so that a transaction gets its
 // number only when it has the image: see Records. A read is one round trip, which those that come
-// together share; see Get.
+// together share, and a second one for what is not known or has changed; see Get.
 //
 // Nothing is prepared and nothing is listened to, so a pool in transaction mode may stand between.
 package postgres
@@ -55,9 +55,10 @@ type Store struct {
 	o       Options
 	pool    *pgxpool.Pool
 	known   *memory
-	reads   *flights
-	writing *queues       // one change of an image at a time gets a connection
-	slow    chan struct{} // bounds everything but reads, so that those always find a connection
+	states  *flights[*imageRow, bool]      // whether what is known is current
+	content *flights[api.Image, *imageRow] // what images have
+	writing *queues                        // one change of an image at a time gets a connection
+	slow    chan struct{}                  // bounds everything but reads, so that those always find a connection
 	checked sync.Mutex
 	ready   atomic.Bool // the schema is one that this program runs on
 	away    atomic.Bool // for the log
@@ -92,7 +93,8 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		pool.Close()
 		return nil, err
 	}
-	s.reads = newFlights(reads, s.read)
+	s.states = &flights[*imageRow, bool]{read: s.readStates, most: reads, room: maxStates}
+	s.content = &flights[api.Image, *imageRow]{read: s.readContent, most: max(1, reads/2), room: maxContent}
 	ctx, cancel := context.WithTimeout(ctx, 2*o.Timeout)
 	defer cancel()
 	switch err := s.check(ctx); {

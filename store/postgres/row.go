@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 
@@ -39,6 +40,7 @@ type imageRow struct {
 	withdrawn  []withdrawalRow
 	damages    []string // names of those whose content is another's
 	current    atomic.Int64
+	ctid       atomic.Uint64 // see isAt
 }
 
 // parts are the JSON of imageQuery.
@@ -134,7 +136,7 @@ const maxKey = 2000
 func clean(c store.Change) (store.Change, error) {
 	c.Add, c.Drop, c.Withdraw = slices.Clone(c.Add), slices.Clone(c.Drop), slices.Clone(c.Withdraw)
 	c.Lift, c.Then, c.Record.Names = slices.Clone(c.Lift), slices.Clone(c.Then), slices.Clone(c.Record.Names)
-	if c.Image.String() != text(c.Image.String()) {
+	if !storable(c.Image) {
 		return c, errors.New("an image's name is UTF-8")
 	}
 	for n := range c.Add {
@@ -153,7 +155,7 @@ func clean(c store.Change) (store.Change, error) {
 	}
 	for n := range c.Then {
 		t := &c.Then[n]
-		if len(t.Key) == 0 || len(t.Key) > maxKey || t.Key != text(t.Key) || t.Image.String() != text(t.Image.String()) {
+		if len(t.Key) == 0 || len(t.Key) > maxKey || t.Key != text(t.Key) || !storable(t.Image) {
 			return c, fmt.Errorf("task %.100q: a key has 1 to %d bytes of UTF-8", t.Key, maxKey)
 		}
 		t.Detail = bytes.Clone(t.Detail)
@@ -184,6 +186,16 @@ func cleanText(all ...*string) {
 // text is what of a string a column of type text takes.
 func text(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// storable tells an image whose name the database can have.
+func storable(i api.Image) bool {
+	for _, part := range []string{i.Host, i.Repository, string(i.Digest)} {
+		if !utf8.ValidString(part) || strings.Contains(part, "\x00") {
+			return false
+		}
+	}
+	return true
 }
 
 // instant is a time as the database keeps it. A zero time stays one.

@@ -1,7 +1,9 @@
 package postgres_test
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -91,6 +93,75 @@ func TestSharedReads(t *testing.T) {
 	if got := w.count(); got > readers*each/4 {
 		t.Errorf("%d readers needed %d queries for %d reads, want them to share", readers, got, readers*each)
 	}
+}
+
+// While a query hangs, reads go on by other connections: of what is known, and of what is not.
+func TestHangingRead(t *testing.T) {
+	t.Parallel()
+	name, _ := database(t, template)
+	w, url := between(t, name)
+	s := open(t, options(url+" pool_max_conns=8"))
+	for n := range 3 {
+		do(t, s, adding(image(fmt.Sprint("app", n)), n))
+		get(t, s, image(fmt.Sprint("app", n)))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	hung := make(chan error, 1)
+	hangs := w.hangNext(t)
+	go func() {
+		_, err := s.Get(ctx, image("app0"))
+		hung <- err
+	}()
+	<-hangs
+	for n := range 3 {
+		get(t, s, image(fmt.Sprint("app", n)))
+	}
+	get(t, s, image("none"))
+	cancel()
+	if err := <-hung; !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("the read that hangs: %v, want %v", err, store.ErrUnavailable)
+	}
+}
+
+// What is known is found again wherever its row goes, and nothing else is taken for it.
+func TestMovedRows(t *testing.T) {
+	t.Parallel()
+	name, url := database(t, template)
+	s, other := open(t, options(url)), open(t, options(url))
+	do(t, s, adding(image("app"), 1))
+	do(t, s, adding(image("gone"), 2))
+	reads := func(what, repository string, want int) {
+		t.Helper()
+		for range 2 { // the second knows where
+			if set := get(t, s, image(repository)); len(set.Signatures) != want {
+				t.Errorf("%s: %s has %d signatures, want %d", what, repository, len(set.Signatures), want)
+			}
+		}
+	}
+	reads("at first", "app", 1)
+	reads("at first", "gone", 1)
+	for _, sql := range []string{
+		"UPDATE images SET version = version",
+		"VACUUM FULL images",
+		"CREATE TABLE copied AS TABLE images; TRUNCATE images; INSERT INTO images SELECT * FROM copied ORDER BY repository DESC",
+	} {
+		psql(t, shared, name, sql)
+		reads(sql, "app", 1)
+		reads(sql, "gone", 1)
+	}
+	const place = "SELECT ctid FROM images WHERE repository = "
+	was := psql(t, shared, name, place+"'gone'")
+	for _, sql := range []string{"DELETE FROM signatures WHERE repository = 'gone'", "DELETE FROM images WHERE repository = 'gone'", "VACUUM images"} {
+		psql(t, shared, name, sql)
+	}
+	do(t, other, adding(image("instead"), 3))
+	if is := psql(t, shared, name, place+"'instead'"); is != was {
+		t.Fatalf("the new row is at %s, want it where the old one was, at %s", is, was)
+	}
+	reads("when another has its place", "gone", 0)
+	reads("when another is there", "instead", 1)
+	do(t, other, adding(image("app"), 4))
+	reads("when another process has changed it", "app", 2)
 }
 
 // Two processes on one database: who reads after another has been answered sees it.
