@@ -71,6 +71,7 @@ type Remote struct {
 	c       RemoteConfig
 	client  bearer.Client
 	proxy   *httputil.ReverseProxy
+	relays  *httputil.ReverseProxy // the same, for what is relayed
 	watched *watched
 	room    *semaphore.Weighted // for manifests that are being pushed, in bytes
 }
@@ -97,16 +98,21 @@ func NewRemote(c RemoteConfig) (*Remote, error) {
 		client:  bearer.Client{Transport: transport, Registry: c.URL, Host: c.Host, Realms: c.Realms},
 		watched: &watched{pushed: e.Pushed, tagged: e.Tagged, deleted: e.Deleted, refusal: e.Refusal, log: e.Log},
 	}
-	r.proxy = &httputil.ReverseProxy{
+	r.proxy, r.relays = r.through(transport, copySize), r.through(transport, relaySize)
+	return r, nil
+}
+
+// through returns a proxy that copies through buffers of this size.
+func (r *Remote) through(transport http.RoundTripper, buffer int) *httputil.ReverseProxy {
+	return &httputil.ReverseProxy{
 		Rewrite:        r.rewrite,
 		Transport:      transport,
 		FlushInterval:  -1,
-		BufferPool:     &buffers{},
+		BufferPool:     &buffers{size: buffer},
 		ModifyResponse: r.passed,
 		ErrorHandler:   r.failed,
-		ErrorLog:       slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug), // the client left, or the registry stopped within an answer
+		ErrorLog:       slog.NewLogLogger(r.c.Log.Handler(), slog.LevelDebug), // the client left, or the registry stopped within an answer
 	}
-	return r, nil
 }
 
 // CheckURL says what is wrong with the address of a registry.

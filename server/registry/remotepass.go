@@ -48,7 +48,14 @@ func (r *Remote) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		}
 		ctx = context.WithValue(ctx, pushKey{}, push)
 	}
-	r.proxy.ServeHTTP(w, req.WithContext(ctx))
+	req = req.WithContext(ctx)
+	if r.c.URL.Scheme == "http" && strings.Contains(req.URL.Path, "/blobs/") {
+		if out, ok := newRelay(w, req); ok {
+			r.relays.ServeHTTP(out, req.WithContext(context.WithValue(req.Context(), relayKey{}, out)))
+			return
+		}
+	}
+	r.proxy.ServeHTTP(w, req)
 }
 
 var methods = []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions}
@@ -244,16 +251,23 @@ func pathOf(u *url.URL) string {
 }
 
 // buffers keeps what bodies are copied through.
-type buffers struct{ pool sync.Pool }
+type buffers struct {
+	size int
+	pool sync.Pool
+}
 
-// bufferSize is of few system calls: a blob is as many bytes as all else together.
-const bufferSize = 256 << 10
+// Sizes of buffers. A blob is as many bytes as all else together, and few system calls are wanted for
+// it; what is relayed leaves its buffer untouched, which then is no memory.
+const (
+	copySize  = 256 << 10
+	relaySize = 1 << 20
+)
 
 func (b *buffers) Get() []byte {
 	if p, ok := b.pool.Get().(*[]byte); ok {
 		return *p
 	}
-	return make([]byte, bufferSize)
+	return make([]byte, b.size)
 }
 
 func (b *buffers) Put(p []byte) { b.pool.Put(&p) }

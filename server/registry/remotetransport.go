@@ -29,7 +29,7 @@ const (
 // environment. For a Remote and for whoever else asks the same registry. t may be nil.
 func Transport(t *tls.Config) *http.Transport {
 	return &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: connecting, KeepAlive: 15 * time.Second}).DialContext,
+		DialContext:            relayable(&net.Dialer{Timeout: connecting, KeepAlive: 15 * time.Second}),
 		TLSClientConfig:        t.Clone(),
 		TLSHandshakeTimeout:    connecting,
 		ForceAttemptHTTP2:      true,
@@ -54,7 +54,11 @@ type patient struct {
 func (p patient) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(valueless{r.Context()})
 	w := &watchdog{patience: p.patience, bite: func() { cancel(errStalled) }}
+	relay, _ := r.Context().Value(relayKey{}).(*relay)
 	out := r.WithContext(ctx)
+	if relay != nil {
+		out = r.WithContext(relay.traced(ctx))
+	}
 	if r.Body != nil && r.Body != http.NoBody {
 		out.Body = &sending{r.Body, w}
 	}
@@ -73,7 +77,10 @@ func (p patient) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	answer.Request = r
-	answer.Body = &receiving{answer.Body, w, cancel}
+	if relay != nil && (relay.from == nil || answer.ContentLength < relayedFrom) {
+		relay = nil
+	}
+	answer.Body = &receiving{answer.Body, w, cancel, relay}
 	return answer, nil
 }
 
@@ -144,11 +151,15 @@ type receiving struct {
 	io.ReadCloser
 	watchdog *watchdog
 	cancel   context.CancelCauseFunc
+	relay    *relay // nil: it is copied
 }
 
 func (r *receiving) Read(p []byte) (int, error) {
 	r.watchdog.wait()
 	defer r.watchdog.stop()
+	if r.relay != nil && len(p) > 0 {
+		return r.relay.read(r.ReadCloser, p, r.watchdog.stop)
+	}
 	return r.ReadCloser.Read(p)
 }
 
