@@ -37,6 +37,7 @@ func (m *memory) Records(_ context.Context, after store.Cursor, limit int) ([]st
 				kept.Names = slices.Clone(kept.Names)
 			}
 			page, number = append(page, kept), r.number
+			m.shown = max(m.shown, number)
 		}
 	}
 	if len(page) == 0 && m.is("the trail begins again at its end") {
