@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/distribution/reference"
@@ -60,6 +61,7 @@ type Signing struct {
 	rules   rules
 	metrics *metrics
 	wake    chan struct{} // something is due
+	unread  atomic.Bool   // the queue cannot be read, for the log
 }
 
 // New returns a Signing. What is queued is finished while Run runs.
@@ -72,7 +74,7 @@ func New(c Config) (*Signing, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Signing{c, all, m, make(chan struct{}, 1)}, nil
+	return &Signing{c: c, rules: all, metrics: m, wake: make(chan struct{}, 1)}, nil
 }
 
 // Pushed signs what is being pushed, before its tag exists: a list's instances first, then the

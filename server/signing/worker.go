@@ -41,13 +41,13 @@ func (s *Signing) Run(ctx context.Context) {
 func (s *Signing) work(ctx context.Context) {
 	for ctx.Err() == nil {
 		t, err := s.c.Store.Take(ctx, lease)
+		if ctx.Err() == nil {
+			s.note(err)
+		}
 		if err == nil {
 			s.nudge() // there may be more
 			s.attempt(ctx, t)
 			continue
-		}
-		if !errors.Is(err, store.ErrNone) && ctx.Err() == nil {
-			s.c.Log.Warn("the queue cannot be read", "error", err)
 		}
 		again := time.NewTimer(idle)
 		select {
@@ -56,6 +56,16 @@ func (s *Signing) work(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		again.Stop()
+	}
+}
+
+// note says once that the queue cannot be read, whoever of us tries, and once that it can be again.
+func (s *Signing) note(err error) {
+	switch readable := err == nil || errors.Is(err, store.ErrNone); {
+	case !readable && s.unread.CompareAndSwap(false, true):
+		s.c.Log.Warn("the queue cannot be read; we go on trying", "error", err)
+	case readable && s.unread.CompareAndSwap(true, false):
+		s.c.Log.Info("the queue can be read again")
 	}
 }
 
