@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"go.etcd.io/bbolt"
 )
@@ -11,13 +12,22 @@ import (
 // maxBatch is how many writers share a transaction.
 const maxBatch = 1000
 
+// A transaction is worth five verifications and more. Where writers come together, it begins when none
+// has come for a gap, or after so many gaps.
+const (
+	gap     = 2 * time.Millisecond
+	maxGaps = 5
+)
+
 // Batches are transactions that writers share, and with each one fsync: those that come while one is
-// being written are in the next. Nobody waits for company.
+// being written are in the next. A lone writer waits for nobody; where the last one had company, the
+// next waits a little for it.
 type batches struct {
 	db      *bbolt.DB
 	mu      sync.Mutex
 	waiting []*write
 	busy    bool
+	company bool // several wrote together, or one came while another wrote
 }
 
 type write struct {
@@ -51,17 +61,52 @@ func (b *batches) run(ctx context.Context, f func(*bbolt.Tx) error) error {
 // work commits until nobody waits.
 func (b *batches) work() {
 	for {
-		b.mu.Lock()
-		n := min(len(b.waiting), maxBatch)
-		next := b.waiting[:n:n]
-		b.waiting = b.waiting[n:]
-		b.busy = n > 0
-		b.mu.Unlock()
-		if n == 0 {
+		b.gather()
+		next := b.next()
+		if len(next) == 0 {
 			return
 		}
 		b.commit(next)
 	}
+}
+
+// next takes those who wait.
+func (b *batches) next() []*write {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := min(len(b.waiting), maxBatch)
+	next := b.waiting[:n:n]
+	b.waiting = b.waiting[n:]
+	b.busy = n > 0
+	return next
+}
+
+// wrote comes before anybody is answered: who comes later may be the same one again.
+func (b *batches) wrote(together int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.company = together > 1 || len(b.waiting) > 0
+}
+
+// gather waits for those who are on their way.
+func (b *batches) gather() {
+	for range maxGaps {
+		before, wanted := b.come()
+		if !wanted {
+			return
+		}
+		time.Sleep(gap)
+		if after, _ := b.come(); after == before {
+			return
+		}
+	}
+}
+
+// come says how many wait, and whether more are wanted.
+func (b *batches) come() (n int, wanted bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.waiting), b.company && len(b.waiting) > 0 && len(b.waiting) < maxBatch
 }
 
 // commit writes what all of them write, or, where one of them fails, that one alone, and the others
@@ -79,6 +124,7 @@ func (b *batches) commit(all []*write) {
 			return nil
 		})
 		if failed < 0 {
+			b.wrote(len(all))
 			for _, w := range all {
 				w.done <- err
 			}

@@ -2,8 +2,10 @@ package disk_test
 
 import (
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -54,6 +56,52 @@ func TestBatch(t *testing.T) {
 			if found(key) != want {
 				t.Errorf("%s is written: %t, want %t", key, !want, want)
 			}
+		}
+	})
+}
+
+// A lone writer waits for nobody. Where several write, the next transaction waits for those who come
+// soon, and not for long.
+func TestBatchGathers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, t.TempDir(), options(t))
+		var transactions []*bbolt.Tx
+		write := func() error {
+			return disk.Batch(t.Context(), s, func(tx *bbolt.Tx) error {
+				if len(transactions) == 0 || transactions[len(transactions)-1] != tx {
+					transactions = append(transactions, tx)
+				}
+				return nil
+			})
+		}
+		began := time.Now()
+		for range 10 {
+			if err := write(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(began); took != 0 || len(transactions) != 10 {
+			t.Errorf("a lone writer waited %v, and wrote in %d transactions, want none and 10", took, len(transactions))
+		}
+		transactions = nil
+		var all sync.WaitGroup
+		come := func(every time.Duration, n int) {
+			for range n {
+				all.Go(func() {
+					if err := write(); err != nil {
+						t.Error(err)
+					}
+				})
+				time.Sleep(every)
+			}
+			all.Wait()
+		}
+		come(0, 20) // together: from now on there is company
+		transactions = nil
+		come(time.Millisecond, 20)
+		if n := len(transactions); n < 2 || n > 4 {
+			t.Errorf("20 writers within 20 ms wrote in %d transactions, want 2 to 4: each waits 10 ms at most", n)
 		}
 	})
 }
