@@ -145,56 +145,69 @@ func (t *transaction) rollback(ctx context.Context) error {
 	return err
 }
 
+// lockQuery waits for the image's lock. Time-outs are the transaction's own: nothing is set on a connection
+// that others use next.
+const lockQuery = `SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $1, true),
+	set_config('idle_in_transaction_session_timeout', $1, true),
+	set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true),
+	pg_advisory_xact_lock(hashtextextended($2, 0))`
+
 // lock begins, and reads under the image's lock. The isolation is said, because what a
-// database has for a default could read what was there before the lock. Time-outs are the
-// transaction's own: nothing is set on a connection that others use next.
+// database has for a default could read what was there before the lock.
 func (t *transaction) lock(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, t.o.Timeout+time.Second) // the database's comes first
 	defer cancel()
-	a := t.ask(t.change.Image)
-	limit := fmt.Sprint(t.o.Timeout.Milliseconds())
+	i, keys := t.change.Image, t.keys()
 	var b pgx.Batch
 	b.Queue(`BEGIN ISOLATION LEVEL READ COMMITTED`)
-	b.Queue(`SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $1, true),
-		set_config('idle_in_transaction_session_timeout', $1, true),
-		set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)`, limit)
-	b.Queue(`SELECT pg_advisory_xact_lock(hashtextextended($1, 0))`, t.change.Image.String())
-	b.Queue(imageQuery, a.arguments()...)
-	keys := t.keys()
+	b.Queue(lockQuery, fmt.Sprint(t.o.Timeout.Milliseconds()), i.String())
+	b.Queue(`SELECT state FROM images WHERE (host, repository, digest) = ($1, $2, $3)`, i.Host, i.Repository, string(i.Digest))
 	if len(keys) > 0 {
 		b.Queue(taskQuery+` WHERE key = ANY($1) ORDER BY key FOR UPDATE`, keys)
 	}
 	r := t.conn.SendBatch(ctx, &b)
-	err := t.locked(r, a, len(keys) > 0)
-	return errors.Join(err, r.Close())
-}
-
-func (t *transaction) locked(r pgx.BatchResults, a asked, tasks bool) error {
-	for range 3 {
-		if _, err := r.Exec(); err != nil {
-			return err
-		}
+	state, err := t.locked(r, len(keys) > 0)
+	if err := errors.Join(err, r.Close()); err != nil {
+		return err
 	}
-	rows, err := r.Query()
+	a := t.ask(i)
+	if t.before = a.known[0]; t.before.state == state {
+		return nil
+	}
+	rows, err := t.conn.Query(ctx, imageQuery, a.arguments()...)
 	if err != nil {
 		return err
 	}
 	found, err := a.rows(rows)
-	if err != nil {
-		return err
+	if err == nil {
+		t.before = found[0]
 	}
-	t.before, t.tasks = found[0], map[string]store.Task{}
+	return err
+}
+
+// locked reads the tasks and the state of the image, which is empty where there is none.
+func (t *transaction) locked(r pgx.BatchResults, tasks bool) (state string, err error) {
+	for range 2 {
+		if _, err := r.Exec(); err != nil {
+			return "", err
+		}
+	}
+	if err := r.QueryRow().Scan(&state); err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return "", err
+	}
+	t.tasks = map[string]store.Task{}
 	if !tasks {
-		return nil
+		return state, nil
 	}
-	if rows, err = r.Query(); err != nil {
-		return err
+	rows, err := r.Query()
+	if err != nil {
+		return "", err
 	}
 	all, err := pgx.CollectRows(rows, scanTask)
 	for _, task := range all {
 		t.tasks[task.Key] = task
 	}
-	return err
+	return state, err
 }
 
 // keys are those of the tasks that the change is about, each once.
@@ -218,7 +231,7 @@ func (t *transaction) commit(ctx context.Context, row *imageRow, records []store
 	t.writeImage(&b, row)
 	t.writeTasks(&b, ended)
 	t.writeRecords(&b, records)
-	b.Queue(`SELECT set_config('statement_timeout', '0', true)`)
+	b.Queue(`SET LOCAL statement_timeout = 0`)
 	b.Queue(`COMMIT`)
 	delete(t.conn.PgConn().CustomData(), warned)
 	r := t.conn.SendBatch(ctx, &b)
@@ -261,12 +274,15 @@ func (t *transaction) writeImage(b *pgx.Batch, row *imageRow) {
 	b.Queue(`INSERT INTO images (host, repository, digest, version, serial, state) VALUES ($1, $2, $3, $4, $5, $6)
 		ON CONFLICT (host, repository, digest) DO UPDATE SET version = excluded.version, serial = excluded.serial, state = excluded.state`,
 		i.Host, i.Repository, string(i.Digest), row.version, row.serial, row.state)
-	kept := []int64{}
-	for _, s := range row.signatures {
-		kept = append(kept, s.Serial)
+	gone := func(s signatureRow) bool { return !row.has(s.Serial) }
+	if len(before.damages) > 0 || slices.ContainsFunc(before.signatures, gone) {
+		kept := []int64{}
+		for _, s := range row.signatures {
+			kept = append(kept, s.Serial)
+		}
+		// Also what does not read: it can be brought again.
+		b.Queue(`DELETE FROM signatures WHERE (host, repository, digest) = ($1, $2, $3) AND serial <> ALL ($4)`, i.Host, i.Repository, string(i.Digest), kept)
 	}
-	// Also what does not read: it can be brought again.
-	b.Queue(`DELETE FROM signatures WHERE (host, repository, digest) = ($1, $2, $3) AND serial <> ALL ($4)`, i.Host, i.Repository, string(i.Digest), kept)
 	for _, s := range row.signatures {
 		if !before.has(s.Serial) {
 			b.Queue(`INSERT INTO signatures (host, repository, digest, serial, name, identity, fingerprint, user_id, reference, own, origin, uploader, signed, added, content)

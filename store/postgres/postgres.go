@@ -1,10 +1,11 @@
 // Package postgres is a store in a PostgreSQL database, 13 or later, that any number of processes
 // share. Its schema is in package migrations.
 //
-// A change is two round trips: one takes the image's lock and reads everything, one writes it all
-// and commits. The lock is an advisory one of the transaction, so that a transaction gets its
-// number only when it has the image: see Records. A read is one round trip, which those that come
-// together share, and a second one for what is not known or has changed; see Get.
+// A change is two round trips: one takes the image's lock and looks in which state it is, one writes
+// everything and commits. Where that state is not known a third, between them, reads what the image
+// has. The lock is an advisory one of the transaction, so that a transaction gets its number only when
+// it has the image: see Records. A read is one round trip, which those that come together share, and
+// a second one for what has changed; see Get.
 //
 // Nothing is prepared and nothing is listened to, so a pool in transaction mode may stand between.
 package postgres

@@ -32,8 +32,8 @@ func readMessage(r io.Reader, startup bool) ([]byte, error) {
 	return append(head, body...), err
 }
 
-// A change is two round trips, a read is one, whether the image is known or not, but for the first
-// after another process has changed it.
+// A change is two round trips, a read is one, whether the image is known or not; the first after another
+// process has changed it is one more.
 func TestRoundTrips(t *testing.T) {
 	t.Parallel()
 	name, direct := database(t, template)
@@ -56,6 +56,7 @@ func TestRoundTrips(t *testing.T) {
 		{"a change that finds it so already", func() { do(t, s, adding(image("app"), 2)) }, 2},
 		{"a read of what is known", func() { get(t, s, image("app")) }, 1},
 		{"a read of what another changed", func() { do(t, other, adding(image("app"), 3)); get(t, s, image("app")) }, 2},
+		{"a change of what another changed", func() { do(t, other, adding(image("app"), 4)); do(t, s, adding(image("app"), 5)) }, 3},
 		{"a read of it once more", func() { get(t, s, image("app")) }, 1},
 		{"a read of what is not there", func() { get(t, s, image("none")) }, 1},
 	} {
@@ -63,8 +64,8 @@ func TestRoundTrips(t *testing.T) {
 			t.Errorf("step %d, %s: not in %d round trips", n, step.what, step.want)
 		}
 	}
-	if got := len(get(t, s, image("app")).Signatures); got != 3 {
-		t.Errorf("%d signatures, want 3", got)
+	if got := len(get(t, s, image("app")).Signatures); got != 5 {
+		t.Errorf("%d signatures, want 5", got)
 	}
 }
 
