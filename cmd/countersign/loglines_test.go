@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -16,7 +17,7 @@ func TestLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		l := newLines(&out)
-		log := slog.New(logHandler{slog.NewJSONHandler(l, nil), l}).With("server", "a").WithGroup("g")
+		log := slog.New(logHandler{slog.NewJSONHandler(l, nil), l, true}).With("server", "a").WithGroup("g")
 		has := func(when string, want int) {
 			t.Helper()
 			synctest.Wait()
@@ -50,12 +51,45 @@ func TestLinesSurvive(t *testing.T) {
 	t.Parallel()
 	w := &away{away: true}
 	l := newLines(w)
-	log := slog.New(logHandler{slog.NewJSONHandler(l, nil), l})
+	log := slog.New(logHandler{slog.NewJSONHandler(l, nil), l, true})
 	log.Warn("lost")
 	w.away = false
 	log.Warn("kept")
 	if got := w.out.String(); !strings.Contains(got, "kept") || strings.Contains(got, "lost") {
 		t.Errorf("after an error the log has %q, want the line behind it", got)
+	}
+}
+
+// A line that is made by hand is the one that slog makes.
+func FuzzLine(f *testing.F) {
+	zone := time.FixedZone("", 5*60*60+30*60)
+	f.Add("request", "path", "/sigstore/a/b@sha256=0/signature-1", 404, int64(123), 0, int64(1764093600123456789), false)
+	f.Add("request", "error", `a "quoted" \ one <&>`, -1, int64(0), 0, int64(0), true)
+	f.Add("request", "subject", "user:\u00e4\u2028\xff\x7f\x00", 1, int64(-1), 4, int64(-1), true)
+	f.Add("", "", "", 0, int64(0), -4, int64(9e18), false)
+	f.Fuzz(func(t *testing.T, message, key, text string, n int, duration int64, level int, at int64, far bool) {
+		when := time.Unix(at/1e9, at%1e9).In(map[bool]*time.Location{false: time.UTC, true: zone}[far])
+		r := slog.NewRecord(when, slog.Level(level), message, 0)
+		r.AddAttrs(slog.String("route", text), slog.Int("status", n), slog.Duration("duration", time.Duration(duration)), slog.String(key, text))
+		var out bytes.Buffer
+		if err := slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.Level(level)}).Handle(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		line, ok := appendPlain([]byte("before"), r)
+		if ok && string(line) != "before"+out.String() {
+			t.Errorf("by hand:  %s\nby slog:  %s", line, &out)
+		}
+	})
+}
+
+// The lines about most requests are made by hand, and take no memory. It is counted in the whole
+// process, so nothing runs beside it.
+func TestPlainLine(t *testing.T) {
+	r := slog.NewRecord(time.Now(), slog.LevelInfo, "request", 0)
+	r.AddAttrs(slog.String("path", "/sigstore/team/app@sha256=0/signature-2"), slog.Int("status", 404), slog.Duration("duration", time.Millisecond))
+	h := logHandler{slog.NewJSONHandler(io.Discard, nil), newLines(io.Discard), true}
+	if n := testing.AllocsPerRun(1000, func() { _ = h.Handle(t.Context(), r) }); n >= 1 {
+		t.Errorf("a line about a request takes %v pieces of memory, want none", n)
 	}
 }
 
