@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -34,6 +35,30 @@ type Signature struct {
 // A SignatureList is what a GET of the extension answers.
 type SignatureList struct {
 	Signatures []Signature `json:"signatures"` // never null
+}
+
+// Encode is json.Marshal for what servers have, whose names need no escapes.
+func (l SignatureList) Encode() ([]byte, error) {
+	const begin, name, content, end = `{"signatures":[`, `{"schemaVersion":2,"name":"`, `","type":"atomic","content":"`, `"}`
+	size := len(begin) + len("]}")
+	for _, s := range l.Signatures {
+		if s.SchemaVersion != SchemaVersion || s.Type != TypeAtomic || s.Content == nil || !plainText(s.Name) {
+			return json.Marshal(l)
+		}
+		size += len(name) + len(s.Name) + len(content) + base64.StdEncoding.EncodedLen(len(s.Content)) + len(end) + len(",")
+	}
+	if l.Signatures == nil {
+		return json.Marshal(l)
+	}
+	list := append(make([]byte, 0, size), begin...)
+	for i, s := range l.Signatures {
+		if i > 0 {
+			list = append(list, ',')
+		}
+		list = append(append(append(list, name...), s.Name...), content...)
+		list = append(base64.StdEncoding.AppendEncode(list, s.Content), end...)
+	}
+	return append(list, "]}"...), nil
 }
 
 // NewSignature returns the entry that serves content as a signature of the manifest.

@@ -91,3 +91,32 @@ func FuzzDecodeSignature(f *testing.F) {
 		}
 	})
 }
+
+// What is encoded by hand is what encoding/json makes of it.
+func FuzzEncode(f *testing.F) {
+	f.Add(string(manifest)+suffix, []byte("hello"), api.CodeNameInvalid, "not found: ns/app has 1 signatures", 2)
+	f.Add(`a "name" <&> \`, []byte{}, "", "\u00e4\u2028\xff\x7f\x00\n", 1)
+	f.Add("", []byte(nil), `"`, `\`, 0)
+	f.Fuzz(func(t *testing.T, name string, content []byte, code, message string, n int) {
+		list := api.SignatureList{}
+		for range n & 3 {
+			list.Signatures = append(list.Signatures, api.Signature{SchemaVersion: api.SchemaVersion, Name: name, Type: api.TypeAtomic, Content: content})
+		}
+		if n&4 != 0 && n&3 != 0 {
+			list.Signatures[0].Type = message
+		}
+		got, err := list.Encode()
+		want, wantErr := json.Marshal(list)
+		if err != nil || wantErr != nil || !bytes.Equal(got, want) {
+			t.Errorf("by hand:  %s, %v\nby json:  %s, %v", got, err, want, wantErr)
+		}
+		failure := api.Error{Code: code, Message: message}
+		var body bytes.Buffer
+		if err := json.NewEncoder(&body).Encode(api.Errors{Errors: []api.Error{failure}}); err != nil {
+			t.Fatal(err)
+		}
+		if got := failure.Body(); !bytes.Equal(got, body.Bytes()) {
+			t.Errorf("by hand:  %s\nby json:  %s", got, &body)
+		}
+	})
+}

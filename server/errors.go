@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"math"
 	"net/http"
@@ -146,7 +145,6 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	w.WriteHeader(row.status)
 	if r.Method != http.MethodHead {
-		body := api.Errors{Errors: []api.Error{{Code: row.code, Message: row.message}}}
-		_ = json.NewEncoder(w).Encode(body) // the client is gone: the log line is all there is left to write
+		_, _ = w.Write(api.Error{Code: row.code, Message: row.message}.Body()) // if the client is gone, the log line is all there is left to write
 	}
 }

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -65,7 +64,7 @@ func (s *Server) listSignatures(w http.ResponseWriter, r *http.Request, image ap
 	for i, sig := range set.Signatures {
 		list.Signatures[i] = api.Signature{SchemaVersion: api.SchemaVersion, Name: sig.Name, Type: api.TypeAtomic, Content: sig.Content}
 	}
-	body, err := json.Marshal(list)
+	body, err := list.Encode()
 	if err != nil {
 		writeError(w, r, err)
 		return

@@ -30,13 +30,11 @@ func (s *Server) guarded(next http.Handler) http.Handler {
 // port but not what an IP literal or our name means.
 func (s *Server) knownHost(host string) bool {
 	name := hostname(host)
-	if name == "localhost" {
+	if name == "localhost" || s.names[name] {
 		return true
 	}
-	if _, err := netip.ParseAddr(name); err == nil {
-		return true
-	}
-	return s.names[name]
+	_, err := netip.ParseAddr(name)
+	return err == nil
 }
 
 // hostname returns the lower-case name of host[:port], without the brackets of an IPv6 address.

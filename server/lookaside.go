@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -73,13 +74,19 @@ func (s *Server) getSignature(w http.ResponseWriter, r *http.Request, image api.
 		writeError(w, r, err)
 		return
 	}
-	place := placeOf(set, index, s.c.Clock())
+	place := placeOf(set, index, s.c.Clock)
 	if place == 0 {
-		writeError(w, r, fmt.Errorf("%w: %s has %d signatures", errNotFound, image, len(set.Signatures)))
+		writeError(w, r, missing(errNotFound.Error()+": "+eventOf(r).image+" has "+strconv.Itoa(len(set.Signatures))+" signatures"))
 		return
 	}
 	s.writeSignature(w, r, set.Signatures[place-1])
 }
+
+// A missing is the errNotFound that most reads end with: the image has no more signatures.
+type missing string
+
+func (m missing) Error() string { return string(m) }
+func (m missing) Unwrap() error { return errNotFound }
 
 // Values of headers that many answers have. Nobody writes to them.
 var (
@@ -109,11 +116,15 @@ const inMidLoop = 30 * time.Second
 // placeOf returns which signature is served at an index; 0: none. A withdrawal moves the others up,
 // past whoever is in the middle of reading them. So that nobody misses one that stays, for a moment
 // the list is served twice over, as far as clients read; that some come twice clients allow.
-func placeOf(set store.Set, index int, now time.Time) int {
+func placeOf(set store.Set, index int, clock func() time.Time) int {
 	n := len(set.Signatures)
 	if index <= n {
 		return index
 	}
+	if len(set.Withdrawn) == 0 {
+		return 0
+	}
+	now := clock()
 	recent := slices.ContainsFunc(set.Withdrawn, func(wd store.Withdrawal) bool { return now.Sub(wd.Time) < inMidLoop })
 	if recent && index <= min(2*n, api.MaxIndex) {
 		return index - n

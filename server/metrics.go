@@ -2,6 +2,7 @@ package server
 
 import (
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -52,11 +53,29 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
-// requestsOf returns what counts the requests of a route.
+// An outcome is a kind of request: there are as many as there are counters.
+type outcome struct {
+	method string
+	status int
+}
+
+// requestsOf returns what counts the requests of a route. A counter is looked up by its labels once.
 func (m *metrics) requestsOf(route string) func(method string, status int, took time.Duration) {
 	duration := m.duration.WithLabelValues(route)
+	var mu sync.RWMutex
+	counters := map[outcome]prometheus.Counter{}
 	return func(method string, status int, took time.Duration) {
-		m.requests.WithLabelValues(route, method, strconv.Itoa(status)).Inc()
 		duration.Observe(took.Seconds())
+		kind := outcome{method, status}
+		mu.RLock()
+		counter := counters[kind]
+		mu.RUnlock()
+		if counter == nil {
+			counter = m.requests.WithLabelValues(route, method, strconv.Itoa(status))
+			mu.Lock()
+			counters[kind] = counter
+			mu.Unlock()
+		}
+		counter.Inc()
 	}
 }

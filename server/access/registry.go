@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/singleflight"
@@ -104,8 +103,7 @@ func (r *Registry) Decide(ctx context.Context, c Credentials, a Action, s Scope)
 		return "", fmt.Errorf("%w: a registry decides who may pull from a repository and push to it, nothing else", ErrForbidden)
 	}
 	if s.Repository != "" {
-		named, err := reference.WithName("h/" + s.Repository)
-		if err != nil || reference.Path(named) != s.Repository {
+		if !isRepository(s.Repository) {
 			return "", fmt.Errorf("%w: %.100q is no repository", ErrForbidden, s.Repository)
 		}
 	}
