@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"slices"
+	"sync"
 	"time"
 
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
@@ -18,6 +19,9 @@ type Keyring struct {
 	keys    []*ringKey // by fingerprint
 	byID    map[uint64][]*ringKey
 	skipped []string
+
+	own      sync.Mutex
+	entities openpgp.EntityList // MaySign's: go-crypto writes into them what self-signatures it has verified
 }
 
 // A Key is what is known of one key of a keyring.

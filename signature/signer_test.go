@@ -263,6 +263,27 @@ func TestFileSignerSpent(t *testing.T) {
 	}
 }
 
+// Whether a key may sign depends on the time alone, not on when it was asked before or by whom else.
+func TestMaySignTogether(t *testing.T) {
+	t.Parallel()
+	ring := newSigner(t, privateKey(t, "ends"), at(signerNow)).Key()
+	var all sync.WaitGroup
+	for n := range 16 {
+		all.Go(func() {
+			if err := ring.MaySign(signerNow); err != nil {
+				t.Errorf("%d: now: %v", n, err)
+			}
+			if err := ring.MaySign(signerNow.AddDate(30, 0, 0)); !errors.Is(err, signature.ErrSigner) {
+				t.Errorf("%d: after its end: %v, want ErrSigner", n, err)
+			}
+			if err := ring.MaySign(signerNow.AddDate(-30, 0, 0)); !errors.Is(err, signature.ErrSigner) {
+				t.Errorf("%d: before it was made: %v, want ErrSigner", n, err)
+			}
+		})
+	}
+	all.Wait()
+}
+
 // A damaged file makes no signer, or one with the same key whose signatures are good.
 func TestNewFileSignerDamaged(t *testing.T) {
 	t.Parallel()

@@ -17,11 +17,16 @@ var ErrSigner = errors.New("the key cannot sign now")
 // MaySign says why one of the keys may not sign at this time: it is expired, revoked, from the
 // future, or its primary key is not for signing. Nil: all of them may.
 func (r *Keyring) MaySign(now time.Time) error {
-	entities, err := openpgp.ReadKeyRing(bytes.NewReader(r.Binary())) // its own: go-crypto writes into them
-	if err != nil {
-		return err
+	r.own.Lock()
+	defer r.own.Unlock()
+	if r.entities == nil {
+		entities, err := openpgp.ReadKeyRing(bytes.NewReader(r.Binary()))
+		if err != nil {
+			return err
+		}
+		r.entities = entities
 	}
-	for _, e := range entities {
+	for _, e := range r.entities {
 		if _, err := usable(e, now); err != nil {
 			return fmt.Errorf("key %X: %w", e.PrimaryKey.Fingerprint, err)
 		}
