@@ -1,5 +1,7 @@
 package server
 
+import "context"
+
 // Route is what a test sees of a route.
 type Route struct {
 	Name, Path string
@@ -32,3 +34,11 @@ var Advise = advise
 
 // Unrecorded are refusals that wait to be counted in the audit trail, by subject.
 func (s *Server) Unrecorded() map[string]int { return s.refused.unrecorded(s.c.Clock()) }
+
+// Background returns what has things done in the background, on so many threads.
+func Background(threads int) func(ctx context.Context, f func()) error {
+	return newBackground(threads).do
+}
+
+// Niceness is the calling thread's.
+var Niceness = niceness

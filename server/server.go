@@ -80,7 +80,7 @@ type Server struct {
 	undecided outage // of who decides on access
 	leaving   atomic.Bool
 	verifying chan struct{} // what is verified at a time
-	admitting chan struct{} // and of uploads
+	admitting *background   // and of uploads
 	notifying chan struct{} // requests with notifications
 }
 
@@ -93,7 +93,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{c: c, names: map[string]bool{}, metrics: m, verifying: make(chan struct{}, 2), admitting: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), notifying: make(chan struct{}, maxNotifying)}
+	s := &Server{c: c, names: map[string]bool{}, metrics: m, verifying: make(chan struct{}, 2), admitting: newBackground(max(1, runtime.GOMAXPROCS(0)/2)), notifying: make(chan struct{}, maxNotifying)}
 	for _, h := range c.Hosts {
 		s.names[hostname(h)] = true
 	}

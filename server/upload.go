@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -82,20 +83,12 @@ func claimedSigner(content signature.Untrusted) string {
 	return message.Issuer()
 }
 
-// admit verifies on half of the processors at most, one upload after the other: reads, which whole nodes
-// wait for, find the other half free.
-func (s *Server) admit(ctx context.Context, u admission.Upload) (admission.Admitted, error) {
-	select {
-	case s.admitting <- struct{}{}: // also for who has hung up: what is refused is recorded
-	default:
-		select {
-		case s.admitting <- struct{}{}:
-		case <-ctx.Done():
-			return admission.Admitted{}, ctx.Err()
-		}
-	}
-	defer func() { <-s.admitting }()
-	return s.c.Door.Admit(u)
+// admit verifies in the background, on half of the processors at most: reads, which whole nodes wait for,
+// come first.
+func (s *Server) admit(ctx context.Context, u admission.Upload) (admitted admission.Admitted, err error) {
+	var refused error
+	err = s.admitting.do(ctx, func() { admitted, refused = s.c.Door.Admit(u) })
+	return admitted, cmp.Or(err, refused)
 }
 
 // foreign reports whether a signature was refused only for who made it or what it names, like

@@ -44,6 +44,7 @@ func serve(ctx context.Context, t terminal, args []string) error {
 	log, flush := requestLogger(t.stderr, level)
 	defer flush()
 	defer runtime.KeepAlive(collectSeldom())
+	makeRoom()
 	g, err := open(ctx, s, log, again.files()...)
 	if err != nil {
 		return err
@@ -88,6 +89,15 @@ func collectSeldom() []byte {
 	}
 	godebug.SetGCPercent(200)
 	return make([]byte, 16<<20)
+}
+
+// makeRoom lets one goroutine more run at a time than there are processors: the verification of an upload
+// gives way to all others, and is not to take a place from them. What the environment says is left alone.
+func makeRoom() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.SetDefaultGOMAXPROCS() // whatever an earlier call has made of it
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
+	}
 }
 
 // isTerminal tells a terminal from files and pipes; of other character devices only /dev/null is

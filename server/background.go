@@ -1,0 +1,104 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// idleThread is how long a thread of a background waits for more to do.
+const idleThread = 10 * time.Second
+
+// A background does what takes the processor for long, a few at a time, on threads of its own that give
+// way to all others. Go's scheduler would let a read wait until a verification is over, or for 10 ms;
+// the kernel does not.
+type background struct {
+	jobs    chan func()
+	threads chan struct{} // one for each that there is
+}
+
+func newBackground(threads int) *background {
+	return &background{jobs: make(chan func()), threads: make(chan struct{}, threads)}
+}
+
+// do returns when f has returned, or without it where ctx ends before there is room. A panic of f is an
+// error.
+func (b *background) do(ctx context.Context, f func()) error {
+	done := make(chan error, 1)
+	job := func() { done <- caught(f) }
+	if !b.begin(job) {
+		select {
+		case b.jobs <- job:
+		case b.threads <- struct{}{}:
+			go b.work(job)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return <-done
+}
+
+// begin has a job done if there is room now.
+func (b *background) begin(job func()) bool {
+	select {
+	case b.jobs <- job:
+		return true
+	default:
+	}
+	select {
+	case b.threads <- struct{}{}:
+		go b.work(job)
+		return true
+	default:
+		return false
+	}
+}
+
+// work keeps a thread until nothing has come for a while. The thread ends with it: nothing else is to
+// run with so little right to the processor.
+func (b *background) work(job func()) {
+	defer func() { <-b.threads }()
+	runtime.LockOSThread()
+	giveWay()
+	idle := time.NewTimer(idleThread)
+	defer idle.Stop()
+	for {
+		job()
+		idle.Reset(idleThread)
+		select {
+		case job = <-b.jobs:
+		case <-idle.C:
+			return
+		}
+	}
+}
+
+// caught makes an error of a panic: nobody else would catch it here, and one upload ended the process.
+func caught(f func()) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	f()
+	return nil
+}
+
+// giveWay makes the calling thread's share of a busy processor a tenth of what others have. Where it
+// may not, it stays as it is.
+func giveWay() {
+	nice, err := niceness()
+	if err == nil {
+		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, nice+10) // more than there is counts as the most
+	}
+}
+
+// niceness is the calling thread's, -20 to 19.
+func niceness() (int, error) {
+	kernels, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	return 20 - kernels, err // it is never negative there
+}

@@ -1,0 +1,105 @@
+package server_test
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/countersign-dev/countersign/server"
+)
+
+// What runs in the background has less right to the processor than who waits for it, and is on another
+// thread.
+func TestBackgroundGivesWay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		do := server.Background(1)
+		defer time.Sleep(time.Minute) // its threads end
+		before, err := server.Niceness()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var inside int
+		if err := errors.Join(do(t.Context(), func() { inside, err = server.Niceness() }), err); err != nil {
+			t.Fatal(err)
+		}
+		if want := min(before+10, 19); inside != want {
+			t.Errorf("in the background a thread has niceness %d, want %d", inside, want)
+		}
+		if after, err := server.Niceness(); after != before || err != nil {
+			t.Errorf("who waited has niceness %d, %v; it was %d", after, err, before)
+		}
+	})
+}
+
+// As many run at a time as there may be threads, and what is ahead of somebody who hangs up does not
+// keep them. Where there is room somebody who has hung up is served, too: what is refused is recorded.
+func TestBackgroundRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		do := server.Background(2)
+		defer time.Sleep(time.Minute) // its threads end
+		gone, hangUp := context.WithCancel(t.Context())
+		hangUp()
+		if err := do(gone, func() {}); err != nil {
+			t.Errorf("with room for it: %v", err)
+		}
+		var mu sync.Mutex
+		running, most := 0, 0
+		enough := make(chan struct{})
+		var all sync.WaitGroup
+		for range 10 {
+			all.Go(func() {
+				err := do(t.Context(), func() {
+					mu.Lock()
+					running++
+					most = max(most, running)
+					mu.Unlock()
+					<-enough
+					mu.Lock()
+					running--
+					mu.Unlock()
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		if err := do(gone, func() { t.Error("it ran without room") }); !errors.Is(err, context.Canceled) {
+			t.Errorf("without room: %v, want that it hung up", err)
+		}
+		close(enough)
+		all.Wait()
+		if most != 2 {
+			t.Errorf("%d ran at a time, want 2", most)
+		}
+	})
+}
+
+// A panic is an error of who asked, and the next is served; a thread that nothing comes for ends.
+func TestBackgroundPanic(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		do := server.Background(1)
+		defer time.Sleep(time.Minute) // its threads end
+		if err := do(t.Context(), func() { panic("hostile") }); err == nil || !strings.Contains(err.Error(), "panic: hostile") {
+			t.Errorf("got %v, want the panic", err)
+		}
+		for range 2 {
+			ran := false
+			if err := do(t.Context(), func() { ran = true }); err != nil || !ran {
+				t.Errorf("after it: ran %t, %v", ran, err)
+			}
+			time.Sleep(time.Minute) // the thread ends, and another begins
+			synctest.Wait()
+		}
+	})
+}
