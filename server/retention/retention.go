@@ -36,9 +36,6 @@ type Config struct {
 	Metrics  prometheus.Registerer
 }
 
-// ErrHidden is a registry that may have what it says it does not have.
-var ErrHidden = errors.New("the registry shows nothing of the repository")
-
 // A Retention queues what is deleted, and drops it when it is due.
 type Retention struct {
 	c    Config
@@ -218,7 +215,7 @@ func (r *Retention) there(ctx context.Context, image api.Image, tag string) (boo
 }
 
 // shown is an error unless the registry shows something of the repository: many answer for what they
-// hide as for what they do not have. Errors: ErrHidden, registry.ErrUnavailable.
+// hide as for what they do not have. Errors: registry.ErrUnavailable.
 func (r *Retention) shown(ctx context.Context, image api.Image) error {
 	if !r.c.Hides {
 		return nil
@@ -228,8 +225,8 @@ func (r *Retention) shown(ctx context.Context, image api.Image) error {
 		_, _, err = r.c.Registry.Tags(ctx, image.Repository, "")
 	}
 	if errors.Is(err, registry.ErrUnknown) {
-		return fmt.Errorf("%w %s: that is gone, or hidden from this server. Its signatures stay. hint: give the server credentials to read there (registry.authFile) and countersign queue retry, or countersign queue drop to let them be",
-			ErrHidden, image.Repository)
+		return fmt.Errorf("the registry shows nothing of the repository %s: that is gone, or hidden from this server. Its signatures stay. hint: give the server credentials to read there (registry.authFile) and countersign queue retry, or countersign queue drop to let them be",
+			image.Repository)
 	}
 	return err
 }

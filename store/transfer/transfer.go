@@ -16,9 +16,6 @@ import (
 // ErrOther is a target that has something which the source does not have.
 var ErrOther = errors.New("the store to move to has something of its own")
 
-// ErrDiffers is a target that does not have, in the end, what the source has.
-var ErrDiffers = errors.New("the stores differ")
-
 // A Sum says how much there is.
 type Sum struct{ Images, Signatures, Withdrawals, Tasks, Records int }
 
@@ -29,8 +26,8 @@ type Transfer struct {
 	sum      Sum
 }
 
-// Run copies, and then compares the two. Into a store with limits of an image it may not fit.
-// Errors: ErrOther before anything is written, ErrDiffers.
+// Run copies, and then compares the two: where they differ is an error. Into a store with limits of an
+// image it may not fit. Errors: ErrOther before anything is written.
 func (t *Transfer) Run(ctx context.Context) (Sum, error) {
 	if t.Progress == nil {
 		t.Progress = func(Sum) {}
@@ -177,7 +174,7 @@ func (t *Transfer) compare(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return fmt.Errorf("%w: %s", ErrDiffers, what)
+		return fmt.Errorf("the stores differ: %s", what)
 	}
 	err := each(ctx, t.From, func(image api.Image) error {
 		want, err := t.From.Get(ctx, image)
