@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -90,4 +91,79 @@ func startStuck(t *testing.T) stuck {
 		serving.Wait()
 	})
 	return s
+}
+
+// TestQueue has a rule removed while a task waits. It is not done, and a person decides.
+func TestQueue(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg", "strace")
+	a := newAppending(t)
+	s := a.start(t)
+	// Killed when the upload is stored and its signature is not.
+	if !a.killBetween(t, s) {
+		t.Fatal("the upload and its signature are one: there is nothing between")
+	}
+	s = startIn(t, s.data, "-host", appendHost, "-sign-on", "none")
+	var task struct{ ID, State, Problem string }
+	eventually(t, "the task is dead", func() bool {
+		return json.Unmarshal([]byte(s.cli(t, 0, "queue", "-dead", "-json")), &task) == nil && task.State == "dead"
+	})
+	if !strings.Contains(task.Problem, "no signing rule") {
+		t.Errorf("the task says %q", task.Problem)
+	}
+	stored := a.afterward[:2]
+	s.wantSigned(t, "ns/app", a.image.digest(), stored...)
+	shows(t, s.cli(t, 0, "queue"), "dead", "ns/app@"+a.image.digest(), "v1", task.ID)
+	all, _ := s.scrape(t)
+	if all.sum("countersign_queue_tasks", `state="dead"`) != 1 || all.sum("countersign_queue_tasks", `state="queued"`) != 0 ||
+		all.sum("countersign_queue_attempts_total", `outcome="dead"`) < 1 || all.sum("countersign_queue_age_seconds") != 0 {
+		t.Errorf("the metrics do not say so: %v", all)
+	}
+	s.stop(t)
+
+	// The rule comes back, and somebody retries.
+	s = startIn(t, s.data, "-host", appendHost, "-sign-on", "upload")
+	s.wantSigned(t, "ns/app", a.image.digest(), stored...) // by itself nothing happens
+	s.task(t, 1, "retry", "bm9uZQ")
+	s.task(t, 2, "retry")
+	shows(t, s.task(t, 0, "retry", "-dead"), "retry: 1")
+	s.idle(t)
+	s.wantSigned(t, "ns/app", a.image.digest(), a.afterward...)
+	s.task(t, 1, "drop", task.ID) // it is finished
+}
+
+// TestQueueDrop gives a dead task up.
+func TestQueueDrop(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg", "strace")
+	a := newAppending(t)
+	s := a.start(t)
+	if !a.killBetween(t, s) {
+		t.Fatal("the upload and its signature are one: there is nothing between")
+	}
+	s = startIn(t, s.data, "-host", appendHost, "-sign-on", "none")
+	var task struct{ ID string }
+	eventually(t, "the task is dead", func() bool {
+		return json.Unmarshal([]byte(s.cli(t, 0, "queue", "-dead", "-json")), &task) == nil && task.ID != ""
+	})
+	s.task(t, 0, "drop", task.ID)
+	if out := s.cli(t, 0, "queue", "-json"); out != "" {
+		t.Errorf("after the drop there is %s", out)
+	}
+	shows(t, s.cli(t, 0, "audit"), "was dropped from the queue")
+	s.stop(t)
+	s = startIn(t, s.data, "-host", appendHost, "-sign-on", "upload")
+	s.idle(t)
+	s.wantSigned(t, "ns/app", a.image.digest(), a.afterward[:2]...)
+}
+
+// task does something to tasks of the queue.
+func (s *server) task(t testing.TB, code int, word string, args ...string) string {
+	t.Helper()
+	c := command(t.Context(), append([]string{"queue", word, "-server", "http://" + s.address}, args...)...)
+	out, _ := c.CombinedOutput() // its exit code is looked at
+	if got := c.ProcessState.ExitCode(); got != code {
+		t.Fatalf("queue %s %v: exit code %d, want %d\n%s", word, args, got, code, out)
+	}
+	return string(out)
 }

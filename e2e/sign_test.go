@@ -3,7 +3,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -11,104 +10,10 @@ import (
 	"time"
 )
 
-// gatePolicy writes the policy that wants a signature by each of these persons, on everything.
-func gatePolicy(t testing.TB, persons ...string) string {
-	t.Helper()
-	var requirements []string
-	for _, person := range persons {
-		requirements = append(requirements, fmt.Sprintf(`{"type":"signedBy","keyType":"GPGKeys","keyPath":%q}`, keyOf(t, person)))
-	}
-	path := filepath.Join(t.TempDir(), "gate.json")
-	write(t, path, fmt.Sprintf(`{"default":[{"type":"reject"}],"transports":{"docker":{"":[%s]}}}`, strings.Join(requirements, ",")))
-	return path
-}
-
-// gating starts a server whose one rule countersigns what alice and carol have signed.
-func gating(t testing.TB, flags ...string) *server {
-	t.Helper()
-	return trusting(t, append([]string{"-config", config(t, fmt.Sprintf(
-		"signing:\n  rules:\n  - {scope: '', on: [upload, request], require: %s}\n", gatePolicy(t, "alice", "carol")))}, flags...)...)
-}
-
 // idle waits until nothing is queued.
 func (s *server) idle(t testing.TB) {
 	t.Helper()
 	eventually(t, "the queue is idle", func() bool { return !strings.Contains(s.cli(t, 0, "queue", "-json"), `"state":"queued"`) })
-}
-
-// TestGate opens gates with stock clients, in both orders; the twin that lacks a signature stays
-// shut.
-func TestGate(t *testing.T) {
-	t.Parallel()
-	need(t, "skopeo", "podman", "gpg", "curl")
-	s := gating(t)
-	for name, order := range map[string][]string{"first": {"alice", "carol"}, "second": {"carol", "alice"}} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			repository := "ns/" + name
-			i, reference := newImage("gate "+name), s.address+"/"+repository+":v1"
-			works(t)(newNode(t).copyTo(t, i.layout(t, "v1"), reference, "--sign-by", fingerprintOf(t, order[0])))
-			s.idle(t)
-			s.wantSigned(t, repository, i.digest(), order[0]+" "+reference)
-			fails(t, "Source image rejected")(newNode(t).require(t, s.address, s.serverKey()).pull(t, reference))
-			out := s.cli(t, 1, "sign", reference)
-			shows(t, out, "the gate is shut", fingerprintOf(t, order[1]))
-
-			works(t)(newNode(t).copyTo(t, i.layout(t, "v1"), reference, "--sign-by", fingerprintOf(t, order[1])))
-			s.wantSigned(t, repository, i.digest(), order[0]+" "+reference, order[1]+" "+reference, "server "+reference)
-			works(t)(newNode(t).require(t, s.address, s.serverKey()).pull(t, reference))
-			shows(t, s.cli(t, 0, "audit"), "by the rule for everything with key server", "because of")
-		})
-	}
-	t.Run("podman image sign, of a list", func(t *testing.T) {
-		t.Parallel()
-		testGatePodmanImageSign(t, s)
-	})
-}
-
-// podman image sign writes a signature of each instance to files, and never one of the list.
-func testGatePodmanImageSign(t *testing.T, s *server) {
-	index, reference := newIndex("gated list", "amd64", "arm64"), s.address+"/ns/list:v1"
-	s.push(t, index, "ns/list", "v1")
-	alices, carols := imageSigned(t, s, "alice", "ns/list", "v1"), imageSigned(t, s, "carol", "ns/list", "v1")
-	bring := func(files string, child image) {
-		path := lookaside("ns/list", child.digest())
-		s.do(t, "POST", path, read(t, filepath.Join(files, strings.TrimPrefix(path, "/sigstore/"), "signature-1"))).want(t, 201)
-	}
-	last := len(index.children) - 1
-	for n, child := range index.children {
-		bring(alices, child)
-		if n < last { // one short
-			bring(carols, child)
-		}
-	}
-	s.idle(t)
-	for _, i := range append([]image{index}, index.children...) {
-		for _, line := range s.signed(t, "ns/list", i.digest()) {
-			if strings.HasPrefix(line, "server ") {
-				t.Errorf("one signature short, %s has %s", i.digest(), line)
-			}
-		}
-	}
-	bring(carols, index.children[last])
-	for _, child := range index.children {
-		s.wantSigned(t, "ns/list", child.digest(), "alice "+reference, "carol "+reference, "server "+reference)
-	}
-	s.wantSigned(t, "ns/list", index.digest(), "server "+reference)
-	works(t)(newNode(t).require(t, s.address, s.serverKey()).pull(t, reference, "--all"))
-}
-
-// imageSigned is the directory that podman image sign --all has written to.
-func imageSigned(t *testing.T, s *server, person, repository, tag string) string {
-	t.Helper()
-	n := newNode(t)
-	to := filepath.Join(n.dir, "signatures")
-	if err := os.MkdirAll(to, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	n.mirrors(t, fmt.Sprintf("[[registry]]\nlocation = %q\ninsecure = true\n", s.address))
-	works(t)(n.podman(t, "image", "sign", "--all", "--sign-by", fingerprintOf(t, person), "-d", to, "docker://"+s.address+"/"+repository+":"+tag))
-	return to
 }
 
 // TestSign asks for signatures of what is there already.
@@ -265,81 +170,6 @@ func TestSupersede(t *testing.T) {
 	s.wantSigned(t, "ns/app", old.digest(), "alice "+reference, "server "+s.address+"/ns/app:v2")
 	s.wantSigned(t, "ns/app", young.digest(), "server "+reference)
 	shows(t, s.cli(t, 0, "audit"), "dropped", "superseded")
-}
-
-// TestQueue has a rule removed while a task waits. It is not done, and a person decides.
-func TestQueue(t *testing.T) {
-	t.Parallel()
-	need(t, "gpg", "strace")
-	a := newAppending(t)
-	s := a.start(t)
-	// Killed when the upload is stored and its signature is not.
-	if !a.killBetween(t, s) {
-		t.Fatal("the upload and its signature are one: there is nothing between")
-	}
-	s = startIn(t, s.data, "-host", appendHost, "-sign-on", "none")
-	var task struct{ ID, State, Problem string }
-	eventually(t, "the task is dead", func() bool {
-		return json.Unmarshal([]byte(s.cli(t, 0, "queue", "-dead", "-json")), &task) == nil && task.State == "dead"
-	})
-	if !strings.Contains(task.Problem, "no signing rule") {
-		t.Errorf("the task says %q", task.Problem)
-	}
-	stored := a.afterward[:2]
-	s.wantSigned(t, "ns/app", a.image.digest(), stored...)
-	shows(t, s.cli(t, 0, "queue"), "dead", "ns/app@"+a.image.digest(), "v1", task.ID)
-	all, _ := s.scrape(t)
-	if all.sum("countersign_queue_tasks", `state="dead"`) != 1 || all.sum("countersign_queue_tasks", `state="queued"`) != 0 ||
-		all.sum("countersign_queue_attempts_total", `outcome="dead"`) < 1 || all.sum("countersign_queue_age_seconds") != 0 {
-		t.Errorf("the metrics do not say so: %v", all)
-	}
-	s.stop(t)
-
-	// The rule comes back, and somebody retries.
-	s = startIn(t, s.data, "-host", appendHost, "-sign-on", "upload")
-	s.wantSigned(t, "ns/app", a.image.digest(), stored...) // by itself nothing happens
-	s.task(t, 1, "retry", "bm9uZQ")
-	s.task(t, 2, "retry")
-	shows(t, s.task(t, 0, "retry", "-dead"), "retry: 1")
-	s.idle(t)
-	s.wantSigned(t, "ns/app", a.image.digest(), a.afterward...)
-	s.task(t, 1, "drop", task.ID) // it is finished
-}
-
-// TestQueueDrop gives a dead task up.
-func TestQueueDrop(t *testing.T) {
-	t.Parallel()
-	need(t, "gpg", "strace")
-	a := newAppending(t)
-	s := a.start(t)
-	if !a.killBetween(t, s) {
-		t.Fatal("the upload and its signature are one: there is nothing between")
-	}
-	s = startIn(t, s.data, "-host", appendHost, "-sign-on", "none")
-	var task struct{ ID string }
-	eventually(t, "the task is dead", func() bool {
-		return json.Unmarshal([]byte(s.cli(t, 0, "queue", "-dead", "-json")), &task) == nil && task.ID != ""
-	})
-	s.task(t, 0, "drop", task.ID)
-	if out := s.cli(t, 0, "queue", "-json"); out != "" {
-		t.Errorf("after the drop there is %s", out)
-	}
-	shows(t, s.cli(t, 0, "audit"), "was dropped from the queue")
-	s.stop(t)
-	s = startIn(t, s.data, "-host", appendHost, "-sign-on", "upload")
-	s.idle(t)
-	s.wantSigned(t, "ns/app", a.image.digest(), a.afterward[:2]...)
-}
-
-// task does something to tasks of the queue.
-func (s *server) task(t testing.TB, code int, word string, args ...string) string {
-	t.Helper()
-	c := command(t.Context(), append([]string{"queue", word, "-server", "http://" + s.address}, args...)...)
-	out, _ := c.CombinedOutput() // its exit code is looked at
-	if got := c.ProcessState.ExitCode(); got != code {
-		t.Fatalf("queue %s %v: exit code %d, want %d\n%s", word, args, got, code, out)
-	}
-	return string(out)
 }
 
 // killBetween kills the server behind the first sync of an upload, after which the store has it
