@@ -107,7 +107,7 @@ func killedAt(t testing.TB, c *exec.Cmd, yes func() bool) {
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, fmt.Sprint(c.Args[1:], " is half done"), yes)
+	amid(t, fmt.Sprint(c.Args[1:], " is half done"), yes)
 	_ = c.Process.Kill()
 	_ = c.Wait() // however it ended
 	if killed := !c.ProcessState.Exited(); !killed && (soak() || !c.ProcessState.Success()) {

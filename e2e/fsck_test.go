@@ -134,7 +134,7 @@ func testFsckKilled(t *testing.T, k kept) {
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "something is mended", func() bool { return strings.Count(said.String(), ": dropped\n") > spoiled/4 })
+	amid(t, "something is mended", func() bool { return strings.Count(said.String(), ": dropped\n") > spoiled/4 })
 	_ = c.Process.Kill()
 	_ = c.Wait() // it was killed, or was done before
 	t.Logf("of %d spoiled signatures of %d the repair told of %d when it was killed", spoiled, n, strings.Count(said.String(), ": dropped\n"))

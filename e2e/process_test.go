@@ -119,7 +119,8 @@ func (s *server) ready(t *testing.T, status int) {
 	ask(t, s.debug, "GET", "/readyz", "").want(t, status)
 }
 
-// eventually asks again until the answer is yes.
+// eventually asks again until the answer is yes, the more rarely the longer that takes: who asks takes
+// the processors from who answers.
 func eventually(t testing.TB, what string, yes func() bool) {
 	t.Helper()
 	eventuallyWithin(t, patience, what, yes)
@@ -127,14 +128,24 @@ func eventually(t testing.TB, what string, yes func() bool) {
 
 func eventuallyWithin(t testing.TB, within time.Duration, what string, yes func() bool) {
 	t.Helper()
-	ticker := time.NewTicker(10 * time.Millisecond)
-	defer ticker.Stop()
-	for late := time.After(within); !yes(); {
-		select {
-		case <-ticker.C:
-		case <-late:
+	await(t, within, 500*time.Millisecond, what, yes)
+}
+
+// amid asks often, for what does not stay so.
+func amid(t testing.TB, what string, yes func() bool) {
+	t.Helper()
+	await(t, patience, 0, what, yes)
+}
+
+// await waits between two questions for an eighth of the time that it has asked, for slowest at most.
+func await(t testing.TB, within, slowest time.Duration, what string, yes func() bool) {
+	t.Helper()
+	began := time.Now()
+	for late := began.Add(within); !yes(); {
+		if time.Now().After(late) {
 			t.Fatalf("not within %v: %s", within, what)
 		}
+		<-time.After(max(10*time.Millisecond, min(time.Since(began)/8, slowest)))
 	}
 }
 

@@ -147,7 +147,7 @@ func TestRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	var made int
-	eventually(t, "both sign again", func() bool {
+	amid(t, "both sign again", func() bool {
 		made = killed.signedAgain(t) + kept.signedAgain(t)
 		return made >= tags/10 && killed.signedAgain(t) > 0
 	})
@@ -197,7 +197,7 @@ func TestRotationRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	made := 0
-	eventually(t, "some are signed again", func() bool {
+	amid(t, "some are signed again", func() bool {
 		made = s.signedAgain(t)
 		return made >= tags/10
 	})
