@@ -20,12 +20,15 @@ release:
 	@for architecture in $(ARCHITECTURES); do \
 		echo "dist/countersign-linux-$$architecture"; \
 		$(RELEASE) GOARCH=$$architecture go build -buildvcs=auto -trimpath -ldflags='-s -w' -o dist/countersign-linux-$$architecture ./cmd/countersign && \
-		(cd deploy/sbom && go run . ../../dist/countersign-linux-$$architecture >../../dist/countersign-linux-$$architecture.cdx.json) || exit 1; \
+		(cd deploy/sbom && go run -trimpath . ../../dist/countersign-linux-$$architecture >../../dist/countersign-linux-$$architecture.cdx.json) || exit 1; \
 	done
 	cd dist && sha256sum countersign-* >SHA256SUMS
 
 run: build
 	@exec ./countersign serve $(ARGS)
+
+# The tests take few ways to compile: with the race detector, as releases are, and as the differential
+# test has to. Each further one compiles all dependencies once more, which takes minutes.
 
 # timed NAME COMMAND: runs a part and says how long it took.
 define timed
@@ -36,9 +39,9 @@ test:
 	$(call timed,what the tests need,e2e/install)
 	$(call timed,lint,$(MAKE) --no-print-directory lint)
 	$(call timed,packages,$(GO_TEST) $$(go list ./... | grep -v /e2e))
-	$(call timed,what hostile input costs,go test -count=1 -run CostLittle ./signature ./policy)
+	$(call timed,what hostile input costs,CGO_ENABLED=0 go test -trimpath -count=1 -run CostLittle ./signature ./policy)
 	$(call timed,end to end,$(GO_TEST) -parallel 4 ./e2e/...)
-	$(call timed,pkcs11,cd cmd/countersign-signer-pkcs11 && go test ./...)
+	$(call timed,pkcs11,cd cmd/countersign-signer-pkcs11 && $(GO_TEST) ./...)
 	$(call timed,manifests,cd deploy/kubernetes/render && go test ./...)
 	$(call timed,differential,cd e2e/differential && go test -tags containers_image_openpgp ./...)
 	$(call timed,schemas,cd e2e/schemas && go test ./...)
@@ -55,7 +58,7 @@ soak:
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
-	@go vet ./...
+	@go vet -race ./...
 
 # Every fuzz test for FUZZTIME, one after the other.
 fuzz:

@@ -38,7 +38,7 @@ func TestToken(t *testing.T) {
 		c.Env = append(os.Environ(), "SOFTHSM2_CONF="+filepath.Join(dir, "conf"), "CGO_ENABLED=1")
 		return c
 	}
-	build := withToken("go", "build", "-buildvcs=false", "-o", program, ".")
+	build := withToken("go", "build", raceFlag, "-buildvcs=false", "-o", program, ".") // as all else
 	build.Dir = "../cmd/countersign-signer-pkcs11"
 	for _, c := range []*exec.Cmd{
 		build,

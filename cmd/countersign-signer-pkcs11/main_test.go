@@ -62,7 +62,7 @@ func newToken(t *testing.T, keyType string) *token {
 	k.environment = append(os.Environ(), "SOFTHSM2_CONF="+filepath.Join(dir, "softhsm2.conf"))
 	k.run(t, "softhsm2-util", "--init-token", "--free", "--label", "countersign", "--pin", pin, "--so-pin", "12345678")
 	k.run(t, "pkcs11-tool", "--module", k.library, "--login", "--pin", pin, "--keypairgen", "--key-type", keyType, "--label", "release", "--usage-sign")
-	k.run(t, "go", "build", "-buildvcs=false", "-o", k.program, ".")
+	k.run(t, "go", "build", "-race", "-buildvcs=false", "-o", k.program, ".")
 	return k
 }
 
