@@ -198,9 +198,9 @@ func TestReadsAfterAnother(t *testing.T) {
 	t.Parallel()
 	d, c := newDatabase(t), newCrowd(t, 4)
 	servers := []*server{c.on(t, d.URL("postgres")), c.on(t, d.URL("postgres"))}
-	uploads, reads := 100, 50
+	uploads, reads := 100, 10
 	if soak() {
-		uploads = 2000
+		uploads, reads = 2000, 50
 	}
 	for n := range uploads {
 		digest := newImage(fmt.Sprint("read ", n/24)).digest()

@@ -38,14 +38,14 @@ type pulling struct {
 	nodes sync.WaitGroup
 }
 
-// pull has podman on a node for each keyring pull all the time, twice a second at most.
+// pull has podman on a node for each keyring pull all the time, once a second at most.
 func pull(t *testing.T, scope string, tags int, reference func(int) string, keyrings ...string) *pulling {
 	t.Helper()
 	p := &pulling{ended: make(chan struct{})}
 	for _, keyring := range keyrings {
 		n := newNode(t).require(t, scope, keyring)
 		p.nodes.Go(func() {
-			ticker := time.NewTicker(500 * time.Millisecond)
+			ticker := time.NewTicker(time.Second)
 			defer ticker.Stop()
 			for i := 0; ; i = (i + 7) % tags {
 				select {
