@@ -1,9 +1,10 @@
-.PHONY: run build release test soak fuzz bench bench-flat bench-go lint
+.PHONY: run build release test long modules soak fuzz bench bench-flat bench-go lint
 
 # What "make run" hands to the server: make run ARGS="-listen 127.0.0.1:5001"
 ARGS =
 FUZZTIME = 60s
-GO_TEST = go test -race -timeout 40m
+# "make lint" vets, and more than that.
+GO_TEST = go test -race -vet=off -timeout 40m
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o countersign ./cmd/countersign
@@ -35,16 +36,23 @@ define timed
 	@began=$$(date +%s); printf '== %s\n' '$(1)'; $(2) && printf '== %s: %s s\n' '$(1)' $$(($$(date +%s) - began))
 endef
 
+# The end-to-end tests wait much: the other modules have the processors meanwhile, and only then.
 test:
 	$(call timed,what the tests need,e2e/install)
 	$(call timed,lint,$(MAKE) --no-print-directory lint)
-	$(call timed,packages,$(GO_TEST) $$(go list ./... | grep -v /e2e))
 	$(call timed,what hostile input costs,CGO_ENABLED=0 go test -trimpath -count=1 -run CostLittle ./signature ./policy)
-	$(call timed,end to end,$(GO_TEST) -parallel 4 ./e2e/...)
+	@$(MAKE) --no-print-directory -j 2 long modules
+
+long:
+	$(call timed,packages,$(GO_TEST) $$(go list ./... | grep -v /e2e))
+	$(call timed,end to end,$(GO_TEST) -parallel 6 ./e2e/...)
+
+modules: GO_TEST := nice $(GO_TEST)
+modules:
 	$(call timed,pkcs11,cd cmd/countersign-signer-pkcs11 && $(GO_TEST) ./...)
-	$(call timed,manifests,cd deploy/kubernetes/render && go test ./...)
-	$(call timed,differential,cd e2e/differential && go test -tags containers_image_openpgp ./...)
-	$(call timed,schemas,cd e2e/schemas && go test ./...)
+	$(call timed,manifests,cd deploy/kubernetes/render && nice go test ./...)
+	$(call timed,differential,cd e2e/differential && nice go test -tags containers_image_openpgp ./...)
+	$(call timed,schemas,cd e2e/schemas && nice go test ./...)
 
 # The counts that the tests run a tenth of, in full.
 soak: export COUNTERSIGN_SOAK = 1
