@@ -244,13 +244,7 @@ func TestKilledInAppend(t *testing.T) {
 	if n < 3 {
 		t.Fatalf("an upload makes %d write-class calls; it cannot be durable with fewer than 3: content, sync, answer", n)
 	}
-	points := []int{1, n/2 + 1, n}
-	if soak() {
-		points = points[:0]
-		for k := range n {
-			points = append(points, k+1)
-		}
-	}
+	points := pointsOf(n, 1, n/2+1, n)
 	t.Logf("an upload makes %d write-class calls; killing behind those: %d", n, points)
 	for _, k := range points {
 		t.Run(fmt.Sprint("behind call ", k), func(t *testing.T) {
@@ -258,6 +252,18 @@ func TestKilledInAppend(t *testing.T) {
 			a.killBehind(t, k)
 		})
 	}
+}
+
+// pointsOf are those of n calls behind which to kill: some, and all of them in a soak.
+func pointsOf(n int, some ...int) []int {
+	if !soak() {
+		return some
+	}
+	all := make([]int, n)
+	for k := range all {
+		all[k] = k + 1
+	}
+	return all
 }
 
 // calls is the write-class calls of one upload that nothing disturbs.

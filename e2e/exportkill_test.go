@@ -101,13 +101,7 @@ func TestExportKilled(t *testing.T) {
 	inTree := func(line string) bool { return strings.Contains(line, l.directory) && !isResumed(line) }
 	n := len(slices.DeleteFunc(r.finish(t), func(line string) bool { return !inTree(line) }))
 	f.end(t)
-	points := []int{n/2 + 1, n - 1}
-	if soak() {
-		points = points[:0]
-		for k := range n {
-			points = append(points, k+1)
-		}
-	}
+	points := pointsOf(n, n/2+1, n-1)
 	t.Logf("an update makes %d write-class calls in the tree; killing behind those: %d", n, points)
 	for _, k := range points {
 		l.add(t)

@@ -90,13 +90,7 @@ func TestKilledInGate(t *testing.T) {
 	o.check(t, s)
 	s.stop(t)
 	// Of the queue's own tries while nothing is due there is none: what is counted is the upload's.
-	points := []int{n / 5, n / 2, n * 4 / 5}
-	if soak() {
-		points = points[:0]
-		for k := range n {
-			points = append(points, k+1)
-		}
-	}
+	points := pointsOf(n, n/5, n/2, n*4/5)
 	t.Logf("the upload makes %d write-class calls; killing behind those: %d", n, points)
 	for _, k := range points {
 		t.Run(fmt.Sprint("behind call ", k), func(t *testing.T) {

@@ -184,13 +184,7 @@ func TestKilledInWithdraw(t *testing.T) {
 		t.Fatalf("the withdrawal is answered %d", status)
 	}
 	n := len(slices.DeleteFunc(r.finish(t), isResumed))
-	points := []int{1, n/2 + 1, n}
-	if soak() {
-		points = points[:0]
-		for k := range n {
-			points = append(points, k+1)
-		}
-	}
+	points := pointsOf(n, 1, n/2+1, n)
 	t.Logf("a withdrawal makes %d write-class calls; killing behind those: %d", n, points)
 	for _, k := range points {
 		t.Run(fmt.Sprint("behind call ", k), func(t *testing.T) {
