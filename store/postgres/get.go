@@ -12,21 +12,20 @@ import (
 	"github.com/countersign-dev/countersign/store"
 )
 
-// imageQuery reads images in one snapshot. Of one that is in the state that the caller knows already
-// it returns nothing more.
+// imageQuery reads images in one snapshot: a row for each signature and withdrawal, or for an image that
+// has neither. Of one that is in the state that the caller knows already it returns nothing more.
 const imageQuery = `
-SELECT a.n, i.ctid, i.version, i.serial, i.state,
-	CASE WHEN i.state <> a.state THEN (
-		SELECT json_agg(json_build_object('serial', s.serial, 'name', s.name, 'identity', s.identity, 'fingerprint', s.fingerprint,
-			'userID', s.user_id, 'reference', s.reference, 'own', s.own, 'origin', s.origin, 'uploader', s.uploader,
-			'signed', s.signed, 'added', s.added, 'content', encode(s.content, 'base64')) ORDER BY s.serial)
-		FROM signatures s WHERE (s.host, s.repository, s.digest) = (i.host, i.repository, i.digest)) END,
-	CASE WHEN i.state <> a.state THEN (
-		SELECT json_agg(json_build_object('serial', w.serial, 'id', w.id, 'scope', w.scope, 'name', w.name, 'identity', w.identity,
-			'key', w.key, 'reason', w.reason, 'subject', w.subject, 'time', w.time) ORDER BY w.serial)
-		FROM withdrawals w WHERE (w.host, w.repository, w.digest) = (i.host, i.repository, i.digest)) END
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS a (host, repository, digest, state, n)
-JOIN images i ON (i.host, i.repository, i.digest) = (a.host, a.repository, a.digest)`
+WITH asked AS (
+	SELECT a.n, i.ctid, i.host, i.repository, i.digest, i.version, i.serial, i.state, i.state <> a.state AS changed
+	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS a (host, repository, digest, state, n)
+	JOIN images i ON (i.host, i.repository, i.digest) = (a.host, a.repository, a.digest))
+SELECT i.n, i.ctid, i.version, i.serial, i.state, NULL::json, s.serial, s.name, s.identity, s.fingerprint, s.user_id,
+	s.reference, s.own, s.origin, s.uploader, s.signed, s.added, s.content
+FROM asked i LEFT JOIN signatures s ON i.changed AND (s.host, s.repository, s.digest) = (i.host, i.repository, i.digest)
+UNION ALL
+SELECT i.n, i.ctid, i.version, i.serial, i.state, row_to_json(w), NULL, NULL, NULL, NULL, NULL,
+	NULL, NULL, NULL, NULL, NULL, NULL, NULL
+FROM asked i JOIN withdrawals w ON i.changed AND (w.host, w.repository, w.digest) = (i.host, i.repository, i.digest)`
 
 // An asked is what imageQuery is asked: images, and what is known of each.
 type asked struct {
@@ -58,24 +57,52 @@ func (a asked) arguments() []any {
 
 // rows reads the answer: a row for each image that was asked for.
 func (a asked) rows(rows pgx.Rows) ([]*imageRow, error) {
+	defer rows.Close()
 	found := make([]*imageRow, len(a.images))
 	for n, i := range a.images {
 		found[n] = &imageRow{image: i}
 	}
-	var n, version, serial int64
-	var at pgtype.TID
-	var state string
-	var signatures, withdrawn []byte
-	_, err := pgx.ForEachRow(rows, []any{&n, &at, &version, &serial, &state, &signatures, &withdrawn}, func() (err error) {
-		if n--; a.known[n].state == state {
-			found[n] = a.known[n]
-		} else if found[n], err = newImageRow(a.images[n], version, serial, state, signatures, withdrawn); err != nil {
-			return err
+	for rows.Next() {
+		var n, version, serial int64
+		var at pgtype.TID
+		var state string
+		var withdrawn []byte
+		var s signatureRow
+		columns := []any{&n, &at, &version, &serial, &state, &withdrawn, &s.Serial, &s.Name, &s.Identity, &s.Fingerprint, &s.UserID,
+			&s.Reference, &s.Own, &s.Origin, &s.Uploader, &s.Signed, &s.Added, &s.Content}
+		signed := rows.RawValues()[6] != nil
+		if !signed {
+			clear(columns[6:]) // nothing is read into nil
 		}
-		found[n].isAt(at)
-		return nil
-	})
-	return found, err
+		if err := rows.Scan(columns...); err != nil {
+			return nil, err
+		}
+		n--
+		if a.known[n].state == state {
+			found[n] = a.known[n]
+		}
+		row := found[n]
+		row.isAt(at)
+		if row == a.known[n] {
+			continue
+		}
+		row.version, row.serial, row.state = version, serial, state
+		if signed {
+			s.Signed, s.Added = s.Signed.UTC(), s.Added.UTC()
+			row.signatures = append(row.signatures, s)
+		}
+		if withdrawn != nil {
+			if err := row.addWithdrawal(withdrawn); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for n, row := range found {
+		if row != a.known[n] {
+			row.settle()
+		}
+	}
+	return found, rows.Err()
 }
 
 // Get implements store.Store. What is known of an image is used again only if a query that starts after

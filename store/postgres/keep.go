@@ -44,8 +44,8 @@ type keptFile struct {
 	Version    int64           `json:"version"`
 	Serial     int64           `json:"serial"`
 	State      string          `json:"state"`
-	Signatures json.RawMessage `json:"signatures"`
-	Withdrawn  json.RawMessage `json:"withdrawn"`
+	Signatures []signatureRow  `json:"signatures"`
+	Withdrawn  []withdrawalRow `json:"withdrawn"`
 }
 
 func openKeep(directory string, log *slog.Logger) (*keep, error) {
@@ -96,15 +96,7 @@ func (k *keep) put(r *imageRow, changed bool) {
 }
 
 func (k *keep) write(r *imageRow, at time.Time) error {
-	signatures, err := json.Marshal(r.signatures)
-	if err != nil {
-		return err
-	}
-	withdrawn, err := json.Marshal(r.withdrawn)
-	if err != nil {
-		return err
-	}
-	content, err := json.Marshal(keptFile{r.image, r.version, r.serial, r.state, signatures, withdrawn})
+	content, err := json.Marshal(keptFile{r.image, r.version, r.serial, r.state, r.signatures, r.withdrawn})
 	if err != nil {
 		return err
 	}
@@ -168,10 +160,8 @@ func readKept(path string, since time.Time) (*imageRow, error) {
 	if err := json.Unmarshal(content, &f); err != nil {
 		return nil, err
 	}
-	row, err := newImageRow(f.Image, f.Version, f.Serial, f.State, f.Signatures, f.Withdrawn)
-	if err != nil {
-		return nil, err
-	}
+	row := &imageRow{image: f.Image, version: f.Version, serial: f.Serial, state: f.State, signatures: f.Signatures, withdrawn: f.Withdrawn}
+	row.settle()
 	row.currentSince(info.ModTime())
 	return row, nil
 }

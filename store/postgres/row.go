@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,7 +18,7 @@ import (
 	"github.com/countersign-dev/countersign/store"
 )
 
-// A signatureRow is a row of signatures as imageQuery returns it.
+// A signatureRow is a row of signatures.
 type signatureRow struct {
 	Serial  int64  `json:"serial"`
 	Content []byte `json:"content"` // and not Signature's
@@ -43,28 +44,27 @@ type imageRow struct {
 	ctid       atomic.Uint64 // see isAt
 }
 
-// parts are the JSON of imageQuery.
-func newImageRow(i api.Image, version, serial int64, state string, signatures, withdrawn []byte) (*imageRow, error) {
-	r := &imageRow{image: i, version: version, serial: serial, state: state}
-	for _, part := range []struct {
-		json []byte
-		into any
-	}{{signatures, &r.signatures}, {withdrawn, &r.withdrawn}} {
-		if part.json == nil {
-			continue
-		}
-		if err := json.Unmarshal(part.json, part.into); err != nil {
-			return nil, fmt.Errorf("what %s has does not read: %w", i, err)
-		}
+// addWithdrawal adds one as JSON.
+func (r *imageRow) addWithdrawal(text []byte) error {
+	var w withdrawalRow
+	if err := json.Unmarshal(text, &w); err != nil {
+		return fmt.Errorf("what %s has does not read: %w", r.image, err)
 	}
+	r.withdrawn = append(r.withdrawn, w)
+	return nil
+}
+
+// settle puts what was read in order, and what does not read aside.
+func (r *imageRow) settle() {
+	slices.SortFunc(r.signatures, func(a, b signatureRow) int { return cmp.Compare(a.Serial, b.Serial) })
+	slices.SortFunc(r.withdrawn, func(a, b withdrawalRow) int { return cmp.Compare(a.Serial, b.Serial) })
 	r.signatures = slices.DeleteFunc(r.signatures, func(s signatureRow) bool {
-		bad := api.Name(i.Digest, s.Content) != s.Name
+		bad := api.Name(r.image.Digest, s.Content) != s.Name
 		if bad {
 			r.damages = append(r.damages, s.Name)
 		}
 		return bad
 	})
-	return r, nil
 }
 
 // set is a copy that its reader may write to.
