@@ -98,16 +98,17 @@ func NewRemote(c RemoteConfig) (*Remote, error) {
 		client:  bearer.Client{Transport: transport, Registry: c.URL, Host: c.Host, Realms: c.Realms},
 		watched: &watched{pushed: e.Pushed, tagged: e.Tagged, deleted: e.Deleted, refusal: e.Refusal, log: e.Log},
 	}
-	r.proxy, r.relays = r.through(transport, copySize), r.through(transport, relaySize)
+	r.proxy, r.relays = r.through(transport, copySize, 0), r.through(transport, relaySize, -1)
 	return r, nil
 }
 
-// through returns a proxy that copies through buffers of this size.
-func (r *Remote) through(transport http.RoundTripper, buffer int) *httputil.ReverseProxy {
+// through returns a proxy that copies through buffers of this size, and flushes every so often: at once
+// if negative. With 0 a short answer of known length goes out in one piece; of unknown length, what comes.
+func (r *Remote) through(transport http.RoundTripper, buffer int, flush time.Duration) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Rewrite:        r.rewrite,
 		Transport:      transport,
-		FlushInterval:  -1,
+		FlushInterval:  flush,
 		BufferPool:     &buffers{size: buffer},
 		ModifyResponse: r.passed,
 		ErrorHandler:   r.failed,
