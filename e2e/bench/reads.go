@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -184,8 +185,12 @@ var transactions = regexp.MustCompile(`tps = ([0-9.]+)`)
 
 // pgbench reads rows by their key, as fast as PostgreSQL can answer.
 func (b *bench) pgbench(ctx context.Context, d *database) (float64, error) {
-	text, err := output(ctx, loading, "pgbench", "-n", "-S", "-M", "prepared", "-c", strconv.Itoa(connections), "-j", "1",
-		"-T", strconv.Itoa(max(1, int(b.For.Seconds()))), "-h", d.cluster.Socket(), "-U", "postgres", d.name)
+	until := []string{"-T", strconv.Itoa(int(b.For.Seconds()))}
+	if b.For <= time.Second {
+		until = []string{"-t", "100"} // of each client: in a second a busy machine may come to none
+	}
+	text, err := output(ctx, loading, "pgbench", append(until, "-n", "-S", "-M", "prepared", "-c", strconv.Itoa(connections), "-j", "1",
+		"-h", d.cluster.Socket(), "-U", "postgres", d.name)...)
 	if err != nil {
 		return 0, err
 	}
