@@ -40,25 +40,28 @@ func hostileUploads(t testing.TB) map[string][]byte {
 	}
 }
 
-// deflated is a compressed packet of something again and again.
+// deflated is a compressed packet of something again and again, millions of times. A million of them are
+// deflated, into blocks that may stand behind each other as often as one likes.
 func deflated(t testing.TB, what []byte, times int) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	b.Write([]byte{0xa3, 1})
 	w, err := flate.NewWriter(&b, flate.BestCompression)
 	if err != nil {
 		t.Fatal(err)
 	}
-	chunk := bytes.Repeat(what, 10_000)
-	for range times / 10_000 {
-		if _, err := w.Write(chunk); err != nil {
-			t.Fatal(err)
-		}
+	const million = 1_000_000
+	if _, err := w.Write(bytes.Repeat(what, million)); err != nil {
+		t.Fatal(err)
 	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	blocks := bytes.Clone(b.Bytes())
+	b.Reset()
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return b.Bytes()
+	return slices.Concat([]byte{0xa3, 1}, bytes.Repeat(blocks, times/million), b.Bytes())
 }
 
 // bombOfBZip2 is what "head -c 45000000 /dev/zero | bzip2 -9" writes, in a compressed packet.
