@@ -105,8 +105,8 @@ func TestParseRefusesSignedBy(t *testing.T) {
 		"remap of IPv6":          {matching(`{"type":"remapIdentity","prefix":"[::1]:5000","signedPrefix":"a.b"}`), at + `.signedIdentity.prefix: "[::1]:5000"`},
 		"reference of IPv6":      {matching(`{"type":"exactReference","dockerReference":"[::1]:5000/a:v1"}`), at + `.signedIdentity.dockerReference: "[::1]:5000/a:v1"`},
 		"remap of a slash":       {matching(`{"type":"remapIdentity","prefix":"a.b/","signedPrefix":"a.b"}`), at + `.signedIdentity.prefix: "a.b/"`},
-		"a long one":             {matching(`{"type":"remapIdentity","prefix":"` + strings.Repeat("x/", 4<<20) + `","signedPrefix":"a.b"}`), at + ".signedIdentity.prefix: 8388608 bytes are no reference"},
-		"a long reference":       {matching(`{"type":"exactReference","dockerReference":"` + strings.Repeat("x/", 4<<20) + `x:1"}`), at + ".signedIdentity.dockerReference: 8388611 bytes are no reference"},
+		"a long one":             {matching(`{"type":"remapIdentity","prefix":"` + strings.Repeat("x/", 1<<20) + `","signedPrefix":"a.b"}`), at + ".signedIdentity.prefix: 2097152 bytes are no reference"},
+		"a long reference":       {matching(`{"type":"exactReference","dockerReference":"` + strings.Repeat("x/", 1<<20) + `x:1"}`), at + ".signedIdentity.dockerReference: 2097155 bytes are no reference"},
 	} {
 		refuses(t, name, test.json, test.says)
 	}

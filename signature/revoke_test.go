@@ -15,6 +15,9 @@ func TestRevoke(t *testing.T) {
 	t.Parallel()
 	for _, why := range []signature.Revocation{signature.Compromised, signature.Superseded, signature.Retired} {
 		for key, passphrase := range map[string]string{"plain": "", "protected": "correct horse", "subkeys": ""} {
+			if key == "protected" && why != signature.Compromised {
+				continue // a passphrase takes its time, and asks for no reason
+			}
 			private := privateKey(t, key)
 			before, err := signature.NewFileSigner(private, []byte(passphrase), at(signerNow))
 			if err != nil {
