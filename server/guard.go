@@ -39,8 +39,10 @@ func (s *Server) knownHost(host string) bool {
 
 // hostname returns the lower-case name of host[:port], without the brackets of an IPv6 address.
 func hostname(host string) string {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
+	if strings.Contains(host, ":") {
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = name
+		}
 	}
 	return strings.ToLower(strings.Trim(host, "[]"))
 }

@@ -107,5 +107,10 @@ func (g grant) gives(subject string, a Action, s Scope) bool {
 			return p.text == "**" || s.Host != "" && p.text == s.Host+"/**"
 		})
 	}
-	return anyMatch(g.repositories, s.Host+"/"+s.Repository)
+	for _, p := range g.repositories {
+		if p.matchRepository(s.Host, s.Repository) {
+			return true
+		}
+	}
+	return false
 }

@@ -64,6 +64,11 @@ func (p pattern) match(s string) bool {
 	return p.re.MatchString(s)
 }
 
+// matchRepository is match for host/repository, which is not put together for what needs no look at it.
+func (p pattern) matchRepository(host, repository string) bool {
+	return p.text == "**" || p.match(host+"/"+repository)
+}
+
 func anyMatch(patterns []pattern, s string) bool {
 	for _, p := range patterns {
 		if p.match(s) {
