@@ -3,7 +3,6 @@ package postgres_test
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -107,6 +106,7 @@ func TestHangingRead(t *testing.T) {
 		get(t, s, image(fmt.Sprint("app", n)))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	hung := make(chan error, 1)
 	hangs := w.hangNext(t)
 	go func() {
@@ -118,9 +118,10 @@ func TestHangingRead(t *testing.T) {
 		get(t, s, image(fmt.Sprint("app", n)))
 	}
 	get(t, s, image("none"))
-	cancel()
-	if err := <-hung; !errors.Is(err, store.ErrUnavailable) {
-		t.Errorf("the read that hangs: %v, want %v", err, store.ErrUnavailable)
+	select {
+	case err := <-hung:
+		t.Errorf("the others have waited for the read that hangs: it has ended, %v", err)
+	default:
 	}
 }
 

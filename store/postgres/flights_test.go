@@ -1,0 +1,98 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/countersign-dev/countersign/store/postgres"
+)
+
+// An airport notes who flies, and lets land who is told to.
+type airport struct {
+	*postgres.Flights
+	passengers sync.WaitGroup
+	mu         sync.Mutex
+	flown      [][]int
+	land       []chan error
+}
+
+func newAirport(most, room int) *airport {
+	a := &airport{}
+	a.Flights = postgres.NewFlights(most, room, func(keys []int) ([]int, error) {
+		a.mu.Lock()
+		may := make(chan error)
+		a.flown, a.land = append(a.flown, slices.Sorted(slices.Values(keys))), append(a.land, may)
+		a.mu.Unlock()
+		tens := make([]int, len(keys))
+		for n, k := range keys {
+			tens[n] = 10 * k
+		}
+		return tens, <-may
+	})
+	return a
+}
+
+// come has several wait, and returns when nothing moves any more.
+func (a *airport) come(t *testing.T, failure error, keys ...int) {
+	for _, k := range keys {
+		a.passengers.Go(func() {
+			if v, err := a.Wait(context.Background(), k); !errors.Is(err, failure) || err == nil && v != 10*k {
+				t.Errorf("%d is answered %d, %v", k, v, err)
+			}
+		})
+	}
+	synctest.Wait()
+}
+
+func (a *airport) lands(n int, err error) {
+	a.land[n] <- err
+	synctest.Wait()
+}
+
+func (a *airport) want(t *testing.T, when string, flights ...[]int) {
+	t.Helper()
+	if got := fmt.Sprint(a.flown); got != fmt.Sprint(flights) {
+		t.Errorf("%s: flights are %v, want %v", when, got, flights)
+	}
+}
+
+// One flight is in the air at a time, and all who come meanwhile take the next, but beside one that is
+// late, or where there is no more room.
+func TestFlights(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := newAirport(3, 4)
+		a.come(t, nil, 1)
+		a.want(t, "when one came", []int{1})
+		a.come(t, nil, 2, 3, 2)
+		a.want(t, "when others came meanwhile", []int{1})
+		a.lands(0, nil)
+		a.want(t, "when the first has landed", []int{1}, []int{2, 3})
+		a.come(t, nil, 2)
+		a.want(t, "when somebody asks what is being asked", []int{1}, []int{2, 3})
+		time.Sleep(postgres.Late)
+		synctest.Wait()
+		a.want(t, "when one is late", []int{1}, []int{2, 3}, []int{2})
+		failure := errors.New("for a test")
+		a.come(t, failure, 4)
+		a.want(t, "when the one beside it is in time", []int{1}, []int{2, 3}, []int{2})
+		a.come(t, failure, 5, 6, 7)
+		four := [][]int{{1}, {2, 3}, {2}, {4, 5, 6, 7}}
+		a.want(t, "when one is full", four...)
+		a.come(t, nil, 4, 5, 6, 8)
+		a.want(t, "when there are as many as may be", four...)
+		a.lands(3, failure)
+		a.want(t, "when one of them has landed", append(four, []int{4, 5, 6, 8})...)
+		for _, n := range []int{1, 2, 4} {
+			a.lands(n, nil)
+		}
+		a.passengers.Wait()
+		a.want(t, "when all have landed", append(four, []int{4, 5, 6, 8})...)
+	})
+}
