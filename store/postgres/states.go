@@ -2,9 +2,11 @@ package postgres
 
 import (
 	"context"
+	"encoding/binary"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -57,28 +59,50 @@ func newCheck(rows []*imageRow) *check {
 }
 
 func (c *check) run(ctx context.Context, conn *pgx.Conn) error {
-	var b pgx.Batch
 	if len(c.ctids) > 0 {
-		b.Queue(stateQuery, c.ctids).Query(c.states)
+		// Below pgx, which would look for how to write each of them.
+		r := conn.PgConn().ExecParams(ctx, stateQuery, [][]byte{arrayOf(c.ctids)}, []uint32{pgtype.TIDArrayOID}, []int16{pgx.BinaryFormatCode}, nil)
+		if err := c.states(r); err != nil {
+			return err
+		}
 	}
-	if len(c.places) > 0 {
-		b.Queue(placeQuery, c.named.arguments()[:3]...).Query(c.byName)
+	if len(c.places) == 0 {
+		return nil
 	}
-	return conn.SendBatch(ctx, &b).Close()
+	rows, err := conn.Query(ctx, placeQuery, c.named.arguments()[:3]...)
+	if err != nil {
+		return err
+	}
+	return c.byName(rows)
+}
+
+// arrayOf writes an array as PostgreSQL's array_recv and tidrecv read it.
+func arrayOf(ctids []pgtype.TID) []byte {
+	b := make([]byte, 0, 20+10*len(ctids))
+	for _, n := range []int{1, 0, pgtype.TIDOID, len(ctids), 1} { // dimensions, no NULL, the type, how many, from 1
+		b = binary.BigEndian.AppendUint32(b, uint32(n))
+	}
+	for _, ctid := range ctids {
+		b = binary.BigEndian.AppendUint32(b, 6) // bytes
+		b = binary.BigEndian.AppendUint32(b, ctid.BlockNumber)
+		b = binary.BigEndian.AppendUint16(b, ctid.OffsetNumber)
+	}
+	return b
 }
 
 // states reads which states there are.
-func (c *check) states(rows pgx.Rows) error {
+func (c *check) states(r *pgconn.ResultReader) error {
 	seen := make(map[string]bool, len(c.ctids))
-	for rows.Next() {
-		seen[string(rows.RawValues()[0])] = true // text is the same in either format
+	for r.NextRow() {
+		seen[string(r.Values()[0])] = true
+	}
+	if _, err := r.Close(); err != nil {
+		return err
 	}
 	for n, row := range c.rows {
-		if _, ok := row.wasAt(); ok {
-			c.current[n] = seen[row.state]
-		}
+		c.current[n] = seen[row.state]
 	}
-	return rows.Err()
+	return nil
 }
 
 // byName reads in which state images are, and where. Of one that is not there the state is empty.
