@@ -68,12 +68,13 @@ type RemoteConfig struct {
 // what is that registry's answer to the client's own credentials: a Remote has some only to read
 // manifests for the server.
 type Remote struct {
-	c       RemoteConfig
-	client  bearer.Client
-	proxy   *httputil.ReverseProxy
-	relays  *httputil.ReverseProxy // the same, for what is relayed
-	watched *watched
-	room    *semaphore.Weighted // for manifests that are being pushed, in bytes
+	c        RemoteConfig
+	client   bearer.Client
+	proxy    *httputil.ReverseProxy
+	relays   *httputil.ReverseProxy // the same, for what is relayed
+	relaying chan struct{}          // what is
+	watched  *watched
+	room     *semaphore.Weighted // for manifests that are being pushed, in bytes
 }
 
 // NewRemote returns a registry that is not asked anything yet.
@@ -93,10 +94,11 @@ func NewRemote(c RemoteConfig) (*Remote, error) {
 	}
 	transport := patient{c.Transport, c.Patience}
 	r := &Remote{
-		c:       c,
-		room:    semaphore.NewWeighted(maxReceiving),
-		client:  bearer.Client{Transport: transport, Registry: c.URL, Host: c.Host, Realms: c.Realms},
-		watched: &watched{pushed: e.Pushed, tagged: e.Tagged, deleted: e.Deleted, refusal: e.Refusal, log: e.Log},
+		c:        c,
+		room:     semaphore.NewWeighted(maxReceiving),
+		relaying: make(chan struct{}, maxRelays),
+		client:   bearer.Client{Transport: transport, Registry: c.URL, Host: c.Host, Realms: c.Realms},
+		watched:  &watched{pushed: e.Pushed, tagged: e.Tagged, deleted: e.Deleted, refusal: e.Refusal, log: e.Log},
 	}
 	r.proxy, r.relays = r.through(transport, copySize, 0), r.through(transport, relaySize, -1)
 	return r, nil

@@ -49,11 +49,10 @@ func (r *Remote) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		ctx = context.WithValue(ctx, pushKey{}, push)
 	}
 	req = req.WithContext(ctx)
-	if r.c.URL.Scheme == "http" && strings.Contains(req.URL.Path, "/blobs/") {
-		if out, ok := newRelay(w, req); ok {
-			r.relays.ServeHTTP(out, req.WithContext(context.WithValue(req.Context(), relayKey{}, out)))
-			return
-		}
+	if out, leave, ok := r.relay(w, req); ok {
+		defer leave()
+		r.relays.ServeHTTP(out, req.WithContext(context.WithValue(req.Context(), relayKey{}, out)))
+		return
 	}
 	r.proxy.ServeHTTP(w, req)
 }

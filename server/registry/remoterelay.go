@@ -6,11 +6,16 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"strings"
 	"sync/atomic"
 )
 
 // relayedFrom is the size from which on an answer is worth a relay.
 const relayedFrom = 256 << 10
+
+// maxRelays bounds relays at a time. Each has a pipe of 1 MiB, and a user 64 MiB of them, unless it is root:
+// who has more gets tiny ones, which is worse than to copy.
+const maxRelays = 32
 
 // A relay moves an answer from the registry's socket into the client's without taking it into this
 // process: net.TCPConn.ReadFrom can, with splice(2). It is for HTTP/1.1 without TLS on both sides;
@@ -28,6 +33,23 @@ type relay struct {
 }
 
 type relayKey struct{}
+
+// relay returns one for the answer to a request for a blob, or false if it is to be copied. leave is for
+// when it is over.
+func (r *Remote) relay(w http.ResponseWriter, req *http.Request) (out *relay, leave func(), ok bool) {
+	if r.c.URL.Scheme != "http" || !strings.Contains(req.URL.Path, "/blobs/") {
+		return nil, nil, false
+	}
+	if out, ok = newRelay(w, req); !ok {
+		return nil, nil, false
+	}
+	select {
+	case r.relaying <- struct{}{}:
+		return out, func() { <-r.relaying }, true
+	default:
+		return nil, nil, false
+	}
+}
 
 // newRelay returns one for the answer to a request, or false if there is none.
 func newRelay(w http.ResponseWriter, r *http.Request) (*relay, bool) {

@@ -40,16 +40,16 @@ func (c counting) ReadFrom(src io.Reader) (int64, error) {
 }
 
 // relays serves a remote registry and says how many bytes went from its socket to the client's.
-func relays(t *testing.T, address string, c RemoteConfig) (url string, relayed func() int64) {
+func relays(t *testing.T, address string, c RemoteConfig) (r *Remote, url string, relayed func() int64) {
 	t.Helper()
-	_, r := pass(t, address, c)
+	_, r = pass(t, address, c)
 	var mu sync.Mutex
 	var n int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r.ServeHTTP(counting{w, &mu, &n}, req)
 	}))
 	t.Cleanup(server.Close)
-	return server.URL, func() int64 {
+	return r, server.URL, func() int64 {
 		mu.Lock()
 		defer mu.Unlock()
 		return n
@@ -79,7 +79,7 @@ func TestRelay(t *testing.T) {
 		w.Header().Set("Content-Type", "application/octet-stream")
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
 	})
-	url, relayed := relays(t, at, RemoteConfig{})
+	_, url, relayed := relays(t, at, RemoteConfig{})
 	for name, test := range map[string]struct {
 		method, path, ranged string
 		want                 []byte
@@ -130,7 +130,7 @@ func TestRelayTogether(t *testing.T) {
 		w.Header().Set("Content-Length", strconv.Itoa(len(content)))
 		_, _ = w.Write(content) // some leave
 	})
-	url, _ := relays(t, at, RemoteConfig{})
+	_, url, _ := relays(t, at, RemoteConfig{})
 	var all sync.WaitGroup
 	for n := range 32 {
 		all.Go(func() {
@@ -152,6 +152,37 @@ func TestRelayTogether(t *testing.T) {
 	all.Wait()
 }
 
+// When there are too many relays the others copy.
+func TestRelayMany(t *testing.T) {
+	t.Parallel()
+	content := noise(1 << 20)
+	at := upstream(t, func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+	})
+	r, url, relayed := relays(t, at, RemoteConfig{})
+	get := func() {
+		t.Helper()
+		answer, err := http.Get(url + blobPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		if got, err := io.ReadAll(answer.Body); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("%d bytes, %v; want %d", len(got), err, len(content))
+		}
+	}
+	for range maxRelays {
+		r.relaying <- struct{}{}
+	}
+	if get(); relayed() != 0 {
+		t.Errorf("beside %d others %d bytes were relayed", maxRelays, relayed())
+	}
+	<-r.relaying
+	if get(); relayed() == 0 {
+		t.Error("with room for one nothing is relayed")
+	}
+}
+
 // An answer that ends early, or stops, must not look whole.
 func TestRelayBroken(t *testing.T) {
 	t.Parallel()
@@ -171,7 +202,7 @@ func TestRelayBroken(t *testing.T) {
 			_ = http.NewResponseController(w).Flush() // the client may be away by then
 			test.broken()
 		})
-		url, _ := relays(t, at, RemoteConfig{Patience: test.patience})
+		_, url, _ := relays(t, at, RemoteConfig{Patience: test.patience})
 		answer, err := http.Get(url + blobPath)
 		if err != nil {
 			t.Fatal(err)
