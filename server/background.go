@@ -17,44 +17,53 @@ const idleThread = 10 * time.Second
 // way to all others. Go's scheduler would let a read wait until a verification is over, or for 10 ms;
 // the kernel does not.
 type background struct {
+	room    chan struct{} // one for each job that is being done
 	jobs    chan func()
 	threads chan struct{} // one for each that there is
 }
 
 func newBackground(threads int) *background {
-	return &background{jobs: make(chan func()), threads: make(chan struct{}, threads)}
+	return &background{room: make(chan struct{}, threads), jobs: make(chan func()), threads: make(chan struct{}, threads)}
 }
 
 // do returns when f has returned, or without it where ctx ends before there is room. A panic of f is an
 // error.
 func (b *background) do(ctx context.Context, f func()) error {
+	if err := b.enter(ctx); err != nil {
+		return err
+	}
 	done := make(chan error, 1)
-	job := func() { done <- caught(f) }
-	if !b.begin(job) {
-		select {
-		case b.jobs <- job:
-		case b.threads <- struct{}{}:
-			go b.work(job)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	job := func() {
+		err := caught(f)
+		<-b.room
+		done <- err
+	}
+	select {
+	case b.jobs <- job: // a thread waits for it
+		return <-done
+	default:
+	}
+	select {
+	case b.jobs <- job: // one has finished, and is about to wait
+	case b.threads <- struct{}{}:
+		go b.work(job)
 	}
 	return <-done
 }
 
-// begin has a job done if there is room now.
-func (b *background) begin(job func()) bool {
+// enter waits for room. Where there is some, it does not matter whether ctx has ended: what was refused
+// is recorded for who hung up, too.
+func (b *background) enter(ctx context.Context) error {
 	select {
-	case b.jobs <- job:
-		return true
+	case b.room <- struct{}{}:
+		return nil
 	default:
 	}
 	select {
-	case b.threads <- struct{}{}:
-		go b.work(job)
-		return true
-	default:
-		return false
+	case b.room <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

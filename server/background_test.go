@@ -103,3 +103,16 @@ func TestBackgroundPanic(t *testing.T) {
 		}
 	})
 }
+
+// There is room again when somebody has been served, not when their thread has found out.
+func TestBackgroundRoomAtOnce(t *testing.T) {
+	t.Parallel()
+	do := server.Background(1)
+	gone, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	for n := range 10_000 {
+		if err := do(gone, func() {}); err != nil {
+			t.Fatalf("with room for it, after %d others: %v", n, err)
+		}
+	}
+}
