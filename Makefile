@@ -51,7 +51,7 @@ modules: GO_TEST := nice $(GO_TEST)
 modules:
 	$(call timed,pkcs11,cd cmd/countersign-signer-pkcs11 && $(GO_TEST) ./...)
 	$(call timed,manifests,cd deploy/kubernetes/render && nice go test ./...)
-	$(call timed,differential,cd e2e/differential && nice go test -tags containers_image_openpgp ./...)
+	$(call timed,differential,cd e2e/differential && nice go test -timeout 40m -tags containers_image_openpgp ./...)
 	$(call timed,schemas,cd e2e/schemas && nice go test ./...)
 
 # The counts that the tests run a tenth of, in full.

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -96,8 +97,17 @@ func (w wounds) directory(t *testing.T, file string) {
 			return err
 		}
 		for _, s := range image["signatures"].([]any) {
-			if s := s.(map[string]any); s["name"] == w.grafted {
-				s["name"] = w.foreignName
+			s := s.(map[string]any)
+			at := big.NewInt(int64(s["at"].(float64))).FillBytes(make([]byte, 8))
+			var err error
+			switch s["name"] {
+			case w.grafted:
+				s["name"], err = w.foreignName, contents.Put(at, w.foreign)
+			case w.halved:
+				err = contents.Put(at, w.half)
+			}
+			if err != nil {
+				return err
 			}
 		}
 		image["withdrawn"] = []any{map[string]any{
@@ -106,12 +116,6 @@ func (w wounds) directory(t *testing.T, file string) {
 		value, err := json.Marshal(image)
 		if err == nil {
 			err = images.Put([]byte(w.image), value)
-		}
-		if err == nil {
-			err = contents.Put([]byte(w.image+"\x00"+w.foreignName), w.foreign)
-		}
-		if err == nil {
-			err = contents.Put([]byte(w.image+"\x00"+w.halved), w.half)
 		}
 		return err
 	})
