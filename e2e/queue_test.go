@@ -93,21 +93,30 @@ func startStuck(t *testing.T) stuck {
 	return s
 }
 
-// TestQueue has a rule removed while a task waits. It is not done, and a person decides.
-func TestQueue(t *testing.T) {
-	t.Parallel()
-	need(t, "gpg", "strace")
-	a := newAppending(t)
-	s := a.start(t)
+// A waitingTask is what queue -json says of one.
+type waitingTask struct{ ID, State, Problem string }
+
+// ruleRemoved is a server whose rule went while a task waited, so that the task is dead.
+func ruleRemoved(t *testing.T) (a appending, s *server, task waitingTask) {
+	t.Helper()
+	a = newAppending(t)
+	s = a.start(t)
 	// Killed when the upload is stored and its signature is not.
 	if !a.killBetween(t, s) {
 		t.Fatal("the upload and its signature are one: there is nothing between")
 	}
 	s = startIn(t, s.data, "-host", appendHost, "-sign-on", "none")
-	var task struct{ ID, State, Problem string }
 	eventually(t, "the task is dead", func() bool {
 		return json.Unmarshal([]byte(s.cli(t, 0, "queue", "-dead", "-json")), &task) == nil && task.State == "dead"
 	})
+	return a, s, task
+}
+
+// TestQueue has a rule removed while a task waits. It is not done, and a person decides.
+func TestQueue(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg", "strace")
+	a, s, task := ruleRemoved(t)
 	if !strings.Contains(task.Problem, "no signing rule") {
 		t.Errorf("the task says %q", task.Problem)
 	}
@@ -136,16 +145,7 @@ func TestQueue(t *testing.T) {
 func TestQueueDrop(t *testing.T) {
 	t.Parallel()
 	need(t, "gpg", "strace")
-	a := newAppending(t)
-	s := a.start(t)
-	if !a.killBetween(t, s) {
-		t.Fatal("the upload and its signature are one: there is nothing between")
-	}
-	s = startIn(t, s.data, "-host", appendHost, "-sign-on", "none")
-	var task struct{ ID string }
-	eventually(t, "the task is dead", func() bool {
-		return json.Unmarshal([]byte(s.cli(t, 0, "queue", "-dead", "-json")), &task) == nil && task.ID != ""
-	})
+	a, s, task := ruleRemoved(t)
 	s.task(t, 0, "drop", task.ID)
 	if out := s.cli(t, 0, "queue", "-json"); out != "" {
 		t.Errorf("after the drop there is %s", out)
