@@ -20,11 +20,17 @@ type background struct {
 	room    chan struct{} // one for each job that is being done
 	jobs    chan func()
 	threads chan struct{} // one for each that there is
+	thread  func() (end func())
 }
 
-func newBackground(threads int) *background {
-	return &background{room: make(chan struct{}, threads), jobs: make(chan func()), threads: make(chan struct{}, threads)}
+// newBackground returns one of so many threads at most. thread is called as one begins, and what it returns
+// as that ends.
+func newBackground(threads int, thread func() (end func())) *background {
+	return &background{make(chan struct{}, threads), make(chan func()), make(chan struct{}, threads), thread}
 }
+
+// alone is a thread that nobody is told of.
+func alone() (end func()) { return func() {} }
 
 // do returns when f has returned, or without it where ctx ends before there is room. A panic of f is an
 // error.
@@ -71,6 +77,7 @@ func (b *background) enter(ctx context.Context) error {
 // run with so little right to the processor.
 func (b *background) work(job func()) {
 	defer func() { <-b.threads }()
+	defer b.thread()()
 	runtime.LockOSThread()
 	giveWay()
 	idle := time.NewTimer(idleThread)

@@ -37,7 +37,12 @@ func (s *Server) Unrecorded() map[string]int { return s.refused.unrecorded(s.c.C
 
 // Background returns what has things done in the background, on so many threads.
 func Background(threads int) func(ctx context.Context, f func()) error {
-	return newBackground(threads).do
+	return ObservedBackground(threads, alone)
+}
+
+// ObservedBackground is Background, and says when threads begin and end.
+func ObservedBackground(threads int, thread func() (end func())) func(ctx context.Context, f func()) error {
+	return newBackground(threads, thread).do
 }
 
 // Niceness is the calling thread's.

@@ -61,13 +61,16 @@ type Config struct {
 	// and records it instead of storing it; by default it is refused (design.md 3, Admission).
 	DropForeign bool
 	// Calendar says when keys end. Nil: there is no such answer.
-	Calendar  func(context.Context) (api.Calendar, error)
-	Advertise bool // X-Registry-Supports-Signatures on /v2/; false: clients use the lookaside they are configured with
-	Profiling bool // /debug/pprof on the debug listener
-	Log       *slog.Logger
-	Metrics   *prometheus.Registry
-	Gather    prometheus.Gatherer // what /metrics tells; nil: Metrics
-	Clock     func() time.Time
+	Calendar func(context.Context) (api.Calendar, error)
+	// Background is called as a thread begins to verify uploads, and what it returns as that ends, when
+	// none has come for a while. nil: nothing is.
+	Background func() (end func())
+	Advertise  bool // X-Registry-Supports-Signatures on /v2/; false: clients use the lookaside they are configured with
+	Profiling  bool // /debug/pprof on the debug listener
+	Log        *slog.Logger
+	Metrics    *prometheus.Registry
+	Gather     prometheus.Gatherer // what /metrics tells; nil: Metrics
+	Clock      func() time.Time
 }
 
 // A Server answers the main listener and the debug listener.
@@ -93,7 +96,10 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{c: c, names: map[string]bool{}, metrics: m, verifying: make(chan struct{}, 2), admitting: newBackground(max(1, runtime.GOMAXPROCS(0)/2)), notifying: make(chan struct{}, maxNotifying)}
+	if c.Background == nil {
+		c.Background = alone
+	}
+	s := &Server{c: c, names: map[string]bool{}, metrics: m, verifying: make(chan struct{}, 2), admitting: newBackground(max(1, runtime.GOMAXPROCS(0)/2), c.Background), notifying: make(chan struct{}, maxNotifying)}
 	for _, h := range c.Hosts {
 		s.names[hostname(h)] = true
 	}

@@ -40,6 +40,7 @@ type ground struct {
 	files    []access.File // that it follows
 	metrics  *prometheus.Registry
 	current  atomic.Pointer[house] // that stands on it
+	roomier  roomier
 }
 
 // A house is everything else that a server stands on, opened as its settings say. When they change
@@ -167,7 +168,7 @@ func (h *house) assemble(ctx context.Context, s settings) error {
 		Hosts: s.Hosts, Registry: beside.Registry, Access: who.access, Own: who.own, Issued: who.issued, Writes: who.writes,
 		ServePrivate: s.Lookaside.Private == "serve", Lookasides: lookasides, Store: h.store, Door: door, Signing: h.signing, Limits: s.Limits,
 		Notifications: beside.notifications, Release: s.Release, Profiles: profiles,
-		Calendar:    h.calendar.Read,
+		Calendar: h.calendar.Read, Background: h.roomier.thread,
 		DropForeign: s.Admission.Foreign == "drop", Advertise: s.Advertise, Profiling: s.Profiling,
 		Keys: h.own, NodeLookasides: func() []node.Lookaside { return s.nodeLookasides(h.live["admission"].Policy()) },
 		Log: h.log, Metrics: metrics, Gather: prometheus.Gatherers{h.metrics, metrics}, Clock: time.Now,

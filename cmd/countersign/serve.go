@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"runtime"
-	godebug "runtime/debug"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -44,7 +43,6 @@ func serve(ctx context.Context, t terminal, args []string) error {
 	log, flush := requestLogger(t.stderr, level)
 	defer flush()
 	defer runtime.KeepAlive(collectSeldom())
-	makeRoom()
 	g, err := open(ctx, s, log, again.files()...)
 	if err != nil {
 		return err
@@ -77,27 +75,6 @@ func logger(stderr *os.File, level slog.Leveler) *slog.Logger {
 		return slog.New(slog.NewTextHandler(stderr, options))
 	}
 	return slog.New(slog.NewJSONHandler(stderr, options))
-}
-
-// collectSeldom lets the heap triple before it is collected, and not double. What a read leaves behind is
-// garbage at once, and little else is on the heap: that would be some milliseconds' worth of reads. So it
-// also returns memory that counts and is never touched, so takes none: the heap is collected when it
-// has grown by as much twice over. A larger one would not fit the processor's caches.
-func collectSeldom() []byte {
-	if os.Getenv("GOGC") != "" {
-		return nil
-	}
-	godebug.SetGCPercent(200)
-	return make([]byte, 16<<20)
-}
-
-// makeRoom lets one goroutine more run at a time than there are processors: the verification of an upload
-// gives way to all others, and is not to take a place from them. What the environment says is left alone.
-func makeRoom() {
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.SetDefaultGOMAXPROCS() // whatever an earlier call has made of it
-		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
-	}
 }
 
 // isTerminal tells a terminal from files and pipes; of other character devices only /dev/null is
