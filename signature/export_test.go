@@ -1,0 +1,4 @@
+package signature
+
+// SmallerFirst orders the primes of a key.
+var SmallerFirst = smallerFirst
