@@ -3,20 +3,17 @@ package main
 import (
 	"os"
 	"runtime"
-	"runtime/debug"
 	"sync"
 )
 
-// collectSeldom lets the heap triple before it is collected, and not double. What a read leaves behind is
-// garbage at once, and little else is on the heap: that would be some milliseconds' worth of reads. So it
-// also returns memory that counts and is never touched, so takes none: the heap is collected when it
-// has grown by as much twice over. A larger one would not fit the processor's caches.
+// collectSeldom returns memory that counts and is never touched, so takes none: the heap is collected when it
+// has grown by as much once more. What a read leaves behind is garbage at once, and little else is on the heap:
+// that would be some milliseconds' worth of reads. A larger one would not fit the processor's caches.
 func collectSeldom() []byte {
 	if os.Getenv("GOGC") != "" {
 		return nil
 	}
-	debug.SetGCPercent(200)
-	return make([]byte, 16<<20)
+	return make([]byte, 32<<20)
 }
 
 // A roomier Go runs one goroutine more at a time than there are processors, while there is a thread that
