@@ -23,6 +23,7 @@ type flatness struct {
 	*bench
 	kind    string
 	large   int
+	hot     int // signatures of 900 bytes that the server remembers
 	fill    func(ctx context.Context, name string, n int) (where string, at serverAt, err error)
 	bytes   func() (float64, error) // of the large one, as it was filled
 	remote  bool
@@ -32,7 +33,7 @@ type flatness struct {
 }
 
 func flatDisk(ctx context.Context, b *bench) error {
-	f := &flatness{bench: b, kind: "disk", large: b.Disk}
+	f := &flatness{bench: b, kind: "disk", large: b.Disk, hot: 80_000}
 	f.fill = func(ctx context.Context, name string, n int) (string, serverAt, error) {
 		where := filepath.Join(b.dir, name, "signatures")
 		return where, serverAt{name: name, flags: []string{"-sign-on", "none"}}, b.fillDisk(ctx, where, n, 1)
@@ -53,7 +54,7 @@ func flatDatabase(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer c.Stop()
-	f := &flatness{bench: b, kind: "database", large: b.Database, remote: true, pid: pid}
+	f := &flatness{bench: b, kind: "database", large: b.Database, hot: 30_000, remote: true, pid: pid}
 	f.fill = func(ctx context.Context, name string, n int) (string, serverAt, error) {
 		d, err := b.newDatabase(ctx, c, pid)
 		if err != nil {
@@ -153,36 +154,41 @@ func (f *flatness) gets(ctx context.Context) error {
 			return err
 		}
 	}
-	var few, many, cold, memory []float64
-	for round := range f.Rounds {
-		f.say("flat: %s, reads, round %d of %d", f.kind, round+1, f.Rounds)
-		for _, m := range []struct {
-			of    *contestant
-			paths string
-			into  *[]float64
-		}{{small, paths[0], &few}, {large, paths[1], &many}, {large, paths[2], &cold}} {
-			l, err := f.wrk(ctx, loading, m.of.address, m.paths, connections, 0, m.of.pids()...)
-			if err != nil {
-				return err
-			}
-			*m.into = append(*m.into, l.rate())
-		}
-		if err := visitAll(ctx, large.address, paths[1]); err != nil { // others have taken their place
-			return err
-		}
-		m, err := anonymous(large.pid())
-		if err != nil {
-			return err
-		}
-		memory = append(memory, m/(1<<20))
+	few, many, err := f.beside(ctx, "reads", [2]*contestant{small, large}, [2]string{paths[0], paths[1]})
+	if err != nil {
+		return err
+	}
+	fewAgain, cold, err := f.beside(ctx, "reads of others", [2]*contestant{small, large}, [2]string{paths[0], paths[2]})
+	if err != nil {
+		return err
+	}
+	memory, err := anonymous(large.pid())
+	if err != nil {
+		return err
 	}
 	f.report.atLeast(1/1.2, fmt.Sprintf("%s: GET at %d signatures, of that at %d", f.kind, f.large, f.Small), ratios(many, few))
-	f.report.atLeast(1/1.2, fmt.Sprintf("%s: GET at %d signatures of what nobody has asked for lately, of that at %d", f.kind, f.large, f.Small), ratios(cold, few))
-	f.report.atMost(256, "MiB", f.kind+": anonymous memory of the server, large", memory)
+	f.report.atLeast(1/1.2, fmt.Sprintf("%s: GET at %d signatures of what nobody has asked for lately, of that at %d", f.kind, f.large, f.Small), ratios(cold, fewAgain))
+	f.report.atMost(256, "MiB", f.kind+": anonymous memory of the server, large", []float64{memory / (1 << 20)})
 	f.report.figure("flat", fmt.Sprintf("%s: GETs at %d", f.kind, f.Small), "a second", few)
 	f.report.figure("flat", fmt.Sprintf("%s: GETs at %d", f.kind, f.large), "a second", many)
 	f.report.figure("flat", fmt.Sprintf("%s: GETs at %d of what nobody has asked for lately", f.kind, f.large), "a second", cold)
 	return nil
+}
+
+// beside returns the rates of two, in turn. No other reads come between: what a server looks up
+// takes the place of what it remembers.
+func (f *flatness) beside(ctx context.Context, what string, two [2]*contestant, paths [2]string) (first, second []float64, err error) {
+	for round := range f.Rounds {
+		f.say("flat: %s, %s, round %d of %d", f.kind, what, round+1, f.Rounds)
+		for i, into := range []*[]float64{&first, &second} {
+			l, err := f.wrk(ctx, loading, two[i].address, paths[i], connections, 0, two[i].pids()...)
+			if err != nil {
+				return nil, nil, err
+			}
+			*into = append(*into, l.rate())
+		}
+	}
+	return first, second, nil
 }
 
 // starts starts the server on the large store, and again, and says how long that took but for the first time.
@@ -221,13 +227,10 @@ func (f *flatness) ready(ctx context.Context, s *contestant) error {
 	})
 }
 
-// hot is how many signatures of 900 bytes are remembered.
-const hot = 80_000
-
 // samples are files of paths: of the small store, of a part of the large one, and of more of it than
 // fits.
 func (f *flatness) samples() (files [3]string, err error) {
-	for i, all := range []struct{ of, n int }{{f.Small, hot}, {f.large, hot}, {f.large, 5 * hot}} {
+	for i, all := range []struct{ of, n int }{{f.Small, f.hot}, {f.large, f.hot}, {f.large, 400_000}} {
 		files[i] = filepath.Join(f.dir, fmt.Sprintf("flat-%s-%d.paths", f.kind, i))
 		random := rand.New(rand.NewPCG(uint64(i), 2))
 		err = errors.Join(err, writeLines(files[i], min(all.of, all.n), func(w io.Writer, _ int) { fmt.Fprintln(w, lookasidePath(random.IntN(all.of), 1)) }))
