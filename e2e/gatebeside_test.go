@@ -45,7 +45,8 @@ func TestGateBeside(t *testing.T) {
 	}
 
 	login("secret") // read again each time
-	eventually(t, "the task is tried again", func() bool { // it may just be tried, as the registry was
+	// The task may be on its turn just now, still with what was wrong.
+	eventually(t, "the task is tried again", func() bool {
 		c := command(t.Context(), "queue", "retry", "-server", "http://"+s.address, "-token-file", token, task.ID)
 		out, err := c.CombinedOutput()
 		if err != nil && !strings.Contains(string(out), "is being worked on") && !strings.Contains(string(out), "is finished") {
