@@ -28,9 +28,8 @@ const writeCalls = "?write,?pwrite64,?writev,?pwritev,?pwritev2,?fsync,?fdatasyn
 // A tracer is strace at a running server.
 type tracer struct {
 	command *exec.Cmd
-	pipe    *os.File
-	lines   *bufio.Scanner
-	data    string
+	lines   <-chan string // that are about the data directory or a client
+	err     error         // of reading them, when they have ended
 }
 
 // trace attaches strace to the server and all its threads. Each system call of writeCalls keeps
@@ -72,21 +71,60 @@ func (s *server) trace(t testing.TB, hold time.Duration) *tracer {
 	if err := r.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
-	return &tracer{command: c, pipe: r, lines: bufio.NewScanner(r), data: s.data}
+	lines := make(chan string)
+	told := &tracer{command: c, lines: lines}
+	go func() {
+		defer close(lines)
+		all := bufio.NewScanner(r)
+		for all.Scan() {
+			line := all.Text()
+			if !strings.Contains(line, s.data) && !strings.Contains(line, "<socket:") && !isResumed(line) {
+				continue
+			}
+			select {
+			case lines <- line:
+			case <-t.Context().Done():
+				return
+			}
+		}
+		told.err = all.Err()
+	}()
+	return told
 }
 
 // next returns the next line that is about the data directory or a client; false at the end.
 func (r *tracer) next(t testing.TB) (string, bool) {
 	t.Helper()
-	for r.lines.Scan() {
-		if line := r.lines.Text(); strings.Contains(line, r.data) || strings.Contains(line, "<socket:") || isResumed(line) {
-			return line, true
+	line, ok := <-r.lines
+	if !ok && r.err != nil {
+		t.Fatalf("reading strace: %v", r.err)
+	}
+	return line, ok
+}
+
+// behind returns the k-th call from now on, while it is held. A server does not always make as many: it is
+// the last one where none comes for a while after the client has its answer.
+func (r *tracer) behind(t testing.TB, k int, answered <-chan struct{}) (last string) {
+	t.Helper()
+	var over <-chan time.Time
+	for seen := 0; seen < k; {
+		select {
+		case line, ok := <-r.lines:
+			if !ok {
+				t.Fatalf("strace ended behind call %d: %v", seen, r.err)
+			}
+			if !isResumed(line) {
+				last = line
+				seen++
+			}
+		case <-answered:
+			answered, over = nil, time.After(2*hold)
+		case <-over:
+			t.Logf("there are %d calls this time", seen)
+			return last
 		}
 	}
-	if err := r.lines.Err(); err != nil {
-		t.Fatalf("reading strace: %v", err)
-	}
-	return "", false
+	return last
 }
 
 // finish detaches strace and returns what it told that next has not returned.
@@ -287,27 +325,17 @@ func (a appending) killBehind(t *testing.T, k int) {
 	t.Helper()
 	s := a.start(t)
 	r := s.trace(t, hold)
-	answered := make(chan int, 1)
+	status, answered := 0, make(chan struct{})
 	go func() {
-		status, err := a.send(t.Context(), s.address)
-		if err != nil {
+		defer close(answered)
+		var err error
+		if status, err = a.send(t.Context(), s.address); err != nil {
 			t.Error(err)
 		}
-		answered <- status
 	}()
-	var last string
-	for seen := 0; seen < k; {
-		line, ok := r.next(t)
-		if !ok {
-			t.Fatalf("strace ended behind call %d", seen)
-		}
-		if !isResumed(line) {
-			last = line
-			seen++
-		}
-	}
+	last := r.behind(t, k, answered)
 	s.kill(t)
-	status := <-answered
+	<-answered
 	t.Logf("killed behind %.150s: the client saw %d", last, status)
 	for _, late := range r.rest(t) {
 		if strings.Contains(late, "(DELAYED)") {

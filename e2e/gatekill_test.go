@@ -104,25 +104,17 @@ func (o opening) killBehind(t *testing.T, k int) {
 	t.Helper()
 	s := o.start(t)
 	r := s.trace(t, hold)
-	answered := make(chan int, 1)
+	status, answered := 0, make(chan struct{})
 	go func() {
-		status, err := o.send(t.Context(), s.address)
-		if err != nil {
+		defer close(answered)
+		var err error
+		if status, err = o.send(t.Context(), s.address); err != nil {
 			t.Error(err)
 		}
-		answered <- status
 	}()
-	for seen := 0; seen < k; {
-		line, ok := r.next(t)
-		if !ok {
-			t.Fatalf("strace ended behind call %d", seen)
-		}
-		if !isResumed(line) {
-			seen++
-		}
-	}
+	_ = r.behind(t, k, answered)
 	s.kill(t)
-	status := <-answered
+	<-answered
 	r.rest(t)
 	again := o.startIn(t, s.data)
 	if stored := len(again.signatures(t, "ns/list", o.last().digest())); stored < 2 {

@@ -191,19 +191,14 @@ func TestKilledInWithdraw(t *testing.T) {
 			t.Parallel()
 			s := on(t)
 			r := s.trace(t, hold)
-			answered := make(chan int, 1)
-			go func() { answered <- send(s) }()
-			for seen := 0; seen < k; {
-				line, ok := r.next(t)
-				if !ok {
-					t.Fatalf("strace ended behind call %d", seen)
-				}
-				if !isResumed(line) {
-					seen++
-				}
-			}
+			status, answered := 0, make(chan struct{})
+			go func() {
+				defer close(answered)
+				status = send(s)
+			}()
+			_ = r.behind(t, k, answered)
 			s.kill(t)
-			status := <-answered
+			<-answered
 			_ = r.rest(t)
 			back := startIn(t, s.data, "-sign-on", "none", "-host", begun.address)
 			got, kept := back.signed(t, "ns/app", i.digest()), back.cli(t, 0, "list", "-withdrawn", "ns/app")
