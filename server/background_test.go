@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -100,6 +101,34 @@ func TestBackgroundPanic(t *testing.T) {
 			}
 			time.Sleep(time.Minute) // the thread ends, and another begins
 			synctest.Wait()
+		}
+	})
+}
+
+// Who is told of threads hears of each as it begins, once for all that it does, and when it has ended.
+func TestBackgroundObserved(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var began, ended atomic.Int32
+		do := server.ObservedBackground(1, func() func() {
+			began.Add(1)
+			return func() { ended.Add(1) }
+		})
+		for _, want := range []int32{1, 1, 2} {
+			if want == 2 {
+				time.Sleep(time.Minute) // the thread ends
+				synctest.Wait()
+			}
+			if err := do(t.Context(), func() {}); err != nil {
+				t.Fatal(err)
+			}
+			if synctest.Wait(); began.Load() != want || ended.Load() != want-1 {
+				t.Errorf("%d threads began and %d ended, want %d and %d", began.Load(), ended.Load(), want, want-1)
+			}
+		}
+		time.Sleep(time.Minute)
+		if synctest.Wait(); ended.Load() != 2 {
+			t.Errorf("%d threads ended, want 2", ended.Load())
 		}
 	})
 }
