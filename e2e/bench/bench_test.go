@@ -140,7 +140,7 @@ func TestPartFails(t *testing.T) {
 	b := &bench{dir: t.TempDir(), say: t.Logf, report: &report{}}
 	wrong := errors.New("no disk")
 	var printed strings.Builder
-	err := b.all(context.Background(), []part{
+	err := b.all(t.Context(), []part{
 		{"first", func(context.Context, *bench) error { return wrong }},
 		{"second", func(_ context.Context, b *bench) error { b.report.atLeast(1, "there", []float64{2}); return nil }},
 	}, "", &printed)
