@@ -52,7 +52,7 @@ func BenchmarkRead(b *testing.B) {
 }
 
 // fill stores signatures of the size that those by RSA-4096 have.
-func fill(b *testing.B, s store.Store, repository string, signatures int) api.Image {
+func fill(b testing.TB, s store.Store, repository string, signatures int) api.Image {
 	b.Helper()
 	i := api.Image{Host: host, Repository: repository, Digest: digest}
 	c := store.Change{Image: i, Record: store.Record{Time: time.Now(), Action: store.Admitted, Image: i}}

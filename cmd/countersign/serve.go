@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/countersign-dev/countersign/server"
 )
 
 // drain is how long requests may take to end after SIGTERM: a push of a large layer is cut then.
@@ -48,6 +50,7 @@ func serve(ctx context.Context, t terminal, args []string) error {
 		return err
 	}
 	defer g.close()
+	main = server.Whole(main)
 	if g.tls != nil {
 		main = tls.NewListener(main, g.tls)
 	}
@@ -133,6 +136,6 @@ func (g *ground) run(ctx context.Context, main, debug net.Listener, again *rerea
 func (g *ground) http(handler http.HandlerFunc) *http.Server {
 	return &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelWarn),
+		ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelWarn), ConnContext: server.ConnContext,
 	}
 }
