@@ -29,8 +29,8 @@ var (
 	ErrCursor      = errors.New("not a cursor of this listing") // List, Records
 )
 
-// A Store keeps what images have. Content is immutable and may be cached freely; what an
-// image has may not.
+// A Store keeps what images have. Content is immutable, shared with whoever else reads it, and may
+// be cached freely; what an image has may not.
 //
 // Get is linearizable over all processes that share the store: one that starts after a Do
 // has returned sees it. An image that nothing ever happened to has the zero Set.

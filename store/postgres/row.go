@@ -67,14 +67,14 @@ func (r *imageRow) settle() {
 	})
 }
 
-// set is a copy that its reader may write to.
+// set is a copy, but for the contents, which nobody writes to.
 func (r *imageRow) set() (s store.Set) {
 	s.Version = uint64(r.version)
 	if len(r.signatures) > 0 {
 		s.Signatures = make([]store.Signature, 0, len(r.signatures))
 	}
 	for _, row := range r.signatures {
-		row.Signature.Content = bytes.Clone(row.Content)
+		row.Signature.Content = row.Content
 		s.Signatures = append(s.Signatures, row.Signature)
 	}
 	for _, row := range r.withdrawn {
