@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -37,20 +38,21 @@ type SignatureList struct {
 	Signatures []Signature `json:"signatures"` // never null
 }
 
-// Encode is json.Marshal for what servers have, whose names need no escapes.
-func (l SignatureList) Encode() ([]byte, error) {
+// Append appends json.Marshal's bytes to list, without its work for what servers have: names that need no
+// escapes.
+func (l SignatureList) Append(list []byte) ([]byte, error) {
 	const begin, name, content, end = `{"signatures":[`, `{"schemaVersion":2,"name":"`, `","type":"atomic","content":"`, `"}`
 	size := len(begin) + len("]}")
 	for _, s := range l.Signatures {
 		if s.SchemaVersion != SchemaVersion || s.Type != TypeAtomic || s.Content == nil || !plainText(s.Name) {
-			return json.Marshal(l)
+			return l.appendAny(list)
 		}
 		size += len(name) + len(s.Name) + len(content) + base64.StdEncoding.EncodedLen(len(s.Content)) + len(end) + len(",")
 	}
 	if l.Signatures == nil {
-		return json.Marshal(l)
+		return l.appendAny(list)
 	}
-	list := append(make([]byte, 0, size), begin...)
+	list = append(slices.Grow(list, size), begin...)
 	for i, s := range l.Signatures {
 		if i > 0 {
 			list = append(list, ',')
@@ -59,6 +61,11 @@ func (l SignatureList) Encode() ([]byte, error) {
 		list = append(base64.StdEncoding.AppendEncode(list, s.Content), end...)
 	}
 	return append(list, "]}"...), nil
+}
+
+func (l SignatureList) appendAny(list []byte) ([]byte, error) {
+	text, err := json.Marshal(l)
+	return append(list, text...), err
 }
 
 // NewSignature returns the entry that serves content as a signature of the manifest.

@@ -13,7 +13,8 @@ import (
 type connection struct {
 	*net.TCPConn
 	holds bool
-	held  []byte
+	held  []byte // of room, while it is held
+	room  []byte
 }
 
 type connectionKey struct{}
@@ -44,7 +45,8 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 func (c *connection) Write(p []byte) (int, error) {
 	switch {
 	case c.holds:
-		c.holds, c.held = false, append([]byte(nil), p...)
+		c.room = append(c.room[:0], p...)
+		c.holds, c.held = false, c.room
 		return len(p), nil
 	case c.held == nil:
 		return c.TCPConn.Write(p)

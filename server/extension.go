@@ -64,7 +64,9 @@ func (s *Server) listSignatures(w http.ResponseWriter, r *http.Request, image ap
 	for i, sig := range set.Signatures {
 		list.Signatures[i] = api.Signature{SchemaVersion: api.SchemaVersion, Name: sig.Name, Type: api.TypeAtomic, Content: sig.Content}
 	}
-	body, err := list.Encode()
+	room := s.lists.Get().(*[]byte)
+	defer s.lists.Put(room)
+	body, err := list.Append((*room)[:0])
 	if err != nil {
 		writeError(w, r, err)
 		return
@@ -72,7 +74,13 @@ func (s *Server) listSignatures(w http.ResponseWriter, r *http.Request, image ap
 	h := w.Header()
 	h["Content-Type"], h["Cache-Control"] = jsonText, noStore
 	writeBody(w, r, body)
+	if cap(body) <= maxListRoom {
+		*room = body // whoever it was written to has a copy
+	}
 }
+
+// maxListRoom bounds the room for an encoded list that is kept for another: what most need.
+const maxListRoom = 64 << 10
 
 // putEntry answers exactly 201, also for a signature that is there already: clients take
 // every other status for a failure (protocol.md 3.5).

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -85,6 +86,7 @@ type Server struct {
 	verifying chan struct{} // what is verified at a time
 	admitting *background   // and of uploads
 	notifying chan struct{} // requests with notifications
+	lists     sync.Pool     // *[]byte, room for encoded lists
 }
 
 // New returns a server. Nothing runs yet and nothing is open: it has handlers.
@@ -100,6 +102,7 @@ func New(c Config) (*Server, error) {
 		c.Background = alone
 	}
 	s := &Server{c: c, names: map[string]bool{}, metrics: m, verifying: make(chan struct{}, 2), admitting: newBackground(max(1, runtime.GOMAXPROCS(0)/2), c.Background), notifying: make(chan struct{}, maxNotifying)}
+	s.lists.New = func() any { return new([]byte) }
 	for _, h := range c.Hosts {
 		s.names[hostname(h)] = true
 	}
