@@ -60,13 +60,9 @@ func (b *batches) run(ctx context.Context, f func(*bbolt.Tx) error) error {
 
 // work commits until nobody waits.
 func (b *batches) work() {
-	for {
+	for more := true; more; {
 		b.gather()
-		next := b.next()
-		if len(next) == 0 {
-			return
-		}
-		b.commit(next)
+		more = b.commit(b.next())
 	}
 }
 
@@ -77,15 +73,17 @@ func (b *batches) next() []*write {
 	n := min(len(b.waiting), maxBatch)
 	next := b.waiting[:n:n]
 	b.waiting = b.waiting[n:]
-	b.busy = n > 0
 	return next
 }
 
-// wrote comes before anybody is answered: who comes later may be the same one again.
-func (b *batches) wrote(together int) {
+// wrote comes before the last are answered, and says whether more wait: who comes later, which may be one of
+// them again, is nobody's that works already.
+func (b *batches) wrote(together int) (more bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.company = together > 1 || len(b.waiting) > 0
+	b.busy = len(b.waiting) > 0
+	b.company = together > 1 || b.busy
+	return b.busy
 }
 
 // gather waits for those who are on their way.
@@ -111,8 +109,8 @@ func (b *batches) come() (n int, wanted bool) {
 
 // commit writes what all of them write, or, where one of them fails, that one alone, and the others
 // again.
-func (b *batches) commit(all []*write) {
-	for len(all) > 0 {
+func (b *batches) commit(all []*write) (more bool) {
+	for {
 		failed := -1
 		err := b.update(func(tx *bbolt.Tx) error {
 			for n, w := range all {
@@ -124,15 +122,22 @@ func (b *batches) commit(all []*write) {
 			return nil
 		})
 		if failed < 0 {
-			b.wrote(len(all))
+			more = b.wrote(len(all))
 			for _, w := range all {
 				w.done <- err
 			}
-			return
+			return more
 		}
 		alone := all[failed]
 		all = slices.Delete(all, failed, failed+1)
-		alone.done <- b.update(alone.f)
+		err = b.update(alone.f)
+		if len(all) == 0 {
+			more = b.wrote(1)
+		}
+		alone.done <- err
+		if len(all) == 0 {
+			return more
+		}
 	}
 }
 

@@ -105,3 +105,21 @@ func TestBatchGathers(t *testing.T) {
 		}
 	})
 }
+
+// When the last writer has been answered nobody works any more, whether what was written failed or not:
+// the next one is not left to somebody who is about to go.
+func TestBatchEnds(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir(), options(t))
+	broken := errors.New("broken")
+	for n := range 200 {
+		for _, ends := range []error{nil, broken} {
+			if err := disk.Batch(t.Context(), s, func(*bbolt.Tx) error { return ends }); !errors.Is(err, ends) {
+				t.Fatalf("write %d: %v, want %v", n, err, ends)
+			}
+			if disk.Busy(s) {
+				t.Fatalf("write %d, which ends with %v: it is answered, and somebody works still", n, ends)
+			}
+		}
+	}
+}

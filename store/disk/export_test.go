@@ -14,3 +14,10 @@ const MaxScanned = maxScanned
 
 // Batch runs f in a transaction that others may share.
 func Batch(ctx context.Context, s *Store, f func(tx *bbolt.Tx) error) error { return s.batch(ctx, f) }
+
+// Busy says whether somebody works for writers.
+func Busy(s *Store) bool {
+	s.writes.mu.Lock()
+	defer s.writes.mu.Unlock()
+	return s.writes.busy
+}
