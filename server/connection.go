@@ -69,11 +69,14 @@ func (c *connection) release() {
 // writeWhole writes a body whose length is in the headers. Nobody else writes to the connection while
 // its request is handled, and when it returns nothing is held.
 func writeWhole(w http.ResponseWriter, r *http.Request, body []byte) {
-	if c, ok := r.Context().Value(connectionKey{}).(*connection); ok {
-		c.holds = true
-		defer c.release()
+	c, ok := r.Context().Value(connectionKey{}).(*connection)
+	if !ok {
+		_, _ = w.Write(body)
+		return
 	}
+	c.holds = true
+	defer c.release()
 	if _, err := w.Write(body); err == nil {
-		_ = http.NewResponseController(w).Flush() // a recorder has none
+		_ = http.NewResponseController(w).Flush()
 	}
 }
