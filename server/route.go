@@ -109,7 +109,7 @@ func (s *Server) Handler() http.Handler {
 	// What every pull asks has a prefix of its own: it is spared the router's bookkeeping.
 	var often []int
 	for i, route := range routes {
-		if route.name == routeExtension || route.name == routeLookaside {
+		if Often(route.path) {
 			often = append(often, i)
 		}
 	}
@@ -143,4 +143,10 @@ func (t route) taking() http.Handler {
 		}
 		t.handler(w, r)
 	})
+}
+
+// Often tells paths that every pull asks for: those of the extension and of lookasides. What is read there
+// is written as a whole.
+func Often(path string) bool {
+	return strings.HasPrefix(path, api.ExtensionPrefix) || strings.HasPrefix(path, api.SigstorePrefix) || strings.HasPrefix(path, api.LookasidePrefix)
 }

@@ -40,9 +40,10 @@ var mayKnow = map[string][]string{
 	"server/registry":    {"server/bearer", "api"},
 	"server/signing":     {"server/admission", "server/registry", "policy", "signature", "store", "api"},
 	"server/calendar":    {"signature", "store", "api"},
+	"server/repeat":      {},
 	"server/readthrough": {"server/admission", "lookaside", "signature", "store", "api"},
 	"server":             {"server/readthrough", "server/access", "server/admission", "server/registry", "server/signing", "lookaside", "node", "policy", "signature", "store", "api"},
-	"cmd/countersign":    {"server", "server/readthrough", "server/access", "server/calendar", "server/admission", "server/registry", "server/signing", "lookaside", "node", "node/lint", "policy", "signature", "signature/signer", "store", "store/disk", "store/postgres", "store/transfer", "server/retention", "api"},
+	"cmd/countersign":    {"server", "server/readthrough", "server/repeat", "server/access", "server/calendar", "server/admission", "server/registry", "server/signing", "lookaside", "node", "node/lint", "policy", "signature", "signature/signer", "store", "store/disk", "store/postgres", "store/transfer", "server/retention", "api"},
 	"e2e":                {}, // it knows the binary only
 	"e2e/distribution":   {},
 	// Beside the binary it measures what that is made of: a verification, and stores alone.

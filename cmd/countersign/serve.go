@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/countersign-dev/countersign/server"
+	"github.com/countersign-dev/countersign/server/repeat"
 )
 
 // drain is how long requests may take to end after SIGTERM: a push of a large layer is cut then.
@@ -50,10 +51,6 @@ func serve(ctx context.Context, t terminal, args []string) error {
 		return err
 	}
 	defer g.close()
-	main = server.Whole(main)
-	if g.tls != nil {
-		main = tls.NewListener(main, g.tls)
-	}
 	g.log.Info("listening", "address", main.Addr().String(), "debug", debug.Addr().String(), "tls", g.tls != nil, "hosts", s.Hosts)
 	if isTerminal(t.stdout) {
 		g.current.Load().welcome(t.stdout, s)
@@ -90,10 +87,16 @@ func isTerminal(f *os.File) bool {
 
 // run serves until ctx ends, then lets requests end.
 func (g *ground) run(ctx context.Context, main, debug net.Listener, again *rereading) error {
+	repeats := repeat.New(main, server.Often)
+	main = repeats
+	if g.tls != nil {
+		main = tls.NewListener(main, g.tls)
+	}
 	servers := map[net.Listener]*http.Server{
 		main:  g.http(func(w http.ResponseWriter, r *http.Request) { g.current.Load().answers.ServeHTTP(w, r) }),
 		debug: g.http(func(w http.ResponseWriter, r *http.Request) { g.current.Load().debug.ServeHTTP(w, r) }),
 	}
+	repeats.Attach(servers[main])
 	group, failed := errgroup.WithContext(ctx)
 	for listener, s := range servers {
 		group.Go(func() error {
@@ -120,7 +123,11 @@ func (g *ground) run(ctx context.Context, main, debug net.Listener, again *rerea
 		within, cancel := context.WithTimeout(context.Background(), drain)
 		defer cancel()
 		for _, listener := range []net.Listener{main, debug} { // health is answered to the last
-			if err := servers[listener].Shutdown(within); err != nil {
+			err := servers[listener].Shutdown(within)
+			if err == nil && listener == main {
+				err = repeats.Wait(within)
+			}
+			if err != nil {
 				g.log.Warn("requests were cut", "address", listener.Addr().String(), "error", err)
 				_ = servers[listener].Close() // Shutdown's error is the one that tells
 			}
@@ -136,6 +143,6 @@ func (g *ground) run(ctx context.Context, main, debug net.Listener, again *rerea
 func (g *ground) http(handler http.HandlerFunc) *http.Server {
 	return &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelWarn), ConnContext: server.ConnContext,
+		ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelWarn),
 	}
 }
