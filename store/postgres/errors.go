@@ -23,6 +23,8 @@ const (
 	codeSerialization  = "40001"
 	codeDeadlock       = "40P01"
 	codeCanceled       = "57014" // by a time-out of ours
+	codeNoStatement    = "26000" // there is no such prepared statement
+	codeNotAsPrepared  = "0A000" // its columns are others by now
 )
 
 // errMaybe is around what may have happened although it failed: a commit without an answer.

@@ -1,6 +1,9 @@
 package postgres
 
-import "context"
+import (
+	"context"
+	"errors"
+)
 
 // For tests.
 
@@ -20,3 +23,17 @@ func (f *flights[K, V]) Wait(ctx context.Context, k K) (V, error) { return f.wai
 
 // Late is how long a flight keeps others on the ground.
 const Late = late
+
+// OnEach runs a statement on each connection that nobody uses, and returns how many there are.
+func (s *Store) OnEach(ctx context.Context, statement string) (n int, err error) {
+	for _, conn := range s.pool.AcquireAllIdle(ctx) {
+		_, failed := conn.Exec(ctx, statement)
+		err = errors.Join(err, failed)
+		conn.Release()
+		n++
+	}
+	return n, err
+}
+
+// Reset has connections made anew.
+func (s *Store) Reset() { s.pool.Reset() }

@@ -121,6 +121,7 @@ type wire struct {
 	directory string
 	mu        sync.Mutex
 	trips     int           // how often the client waited for the server: messages Sync and Query
+	parsed    []string      // what the database was given to parse
 	hang      bool          // the connection that asks next gets no answer
 	hanging   chan struct{} // closed when one does not
 	broken    chan struct{} // closed when it breaks instead
@@ -175,6 +176,11 @@ func (w *wire) serve(client net.Conn) {
 		if err != nil {
 			return
 		}
+		if !startup && message[0] == 'P' {
+			w.mu.Lock()
+			w.parsed = append(w.parsed, string(message[5:]))
+			w.mu.Unlock()
+		}
 		if !startup && (message[0] == 'S' || message[0] == 'Q') {
 			w.mu.Lock()
 			w.trips++
@@ -210,6 +216,18 @@ func (w *wire) count() int {
 	defer w.mu.Unlock()
 	n := w.trips
 	w.trips = 0
+	return n
+}
+
+// parses returns how often the database was given something to parse that has this text, since it was
+// asked last.
+func (w *wire) parses(text string) (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, parsed := range w.parsed {
+		n += strings.Count(parsed, text)
+	}
+	w.parsed = nil
 	return n
 }
 

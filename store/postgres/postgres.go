@@ -7,7 +7,8 @@
 // it has the image: see Records. A read is one round trip, which those that come together share, and
 // a second one for what has changed; see Get.
 //
-// Nothing is prepared and nothing is listened to, so a pool in transaction mode may stand between.
+// Nothing is listened to, and nothing is prepared where a pool stands between (see prepare): it may be one
+// in transaction mode.
 package postgres
 
 import (
@@ -155,6 +156,7 @@ func configure(url string) (*pgxpool.Config, error) {
 	p.OnNotice = noteWarning
 	c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 	c.ConnConfig.StatementCacheCapacity, c.ConnConfig.DescriptionCacheCapacity = 0, 0
+	c.AfterConnect = prepare
 	c.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false } // a second round trip; we try again instead
 	return c, nil
 }

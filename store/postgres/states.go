@@ -61,8 +61,7 @@ func newCheck(rows []*imageRow) *check {
 func (c *check) run(ctx context.Context, conn *pgx.Conn) error {
 	if len(c.ctids) > 0 {
 		// Below pgx, which would look for how to write each of them.
-		r := conn.PgConn().ExecParams(ctx, stateQuery, [][]byte{arrayOf(c.ctids)}, []uint32{pgtype.TIDArrayOID}, []int16{pgx.BinaryFormatCode}, nil)
-		if err := c.states(r); err != nil {
+		if err := queryStates(ctx, conn.PgConn(), c.ctids, c.states); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,43 @@
+package postgres_test
+
+import "testing"
+
+// What every read asks the database parses once on a connection. Where it no longer can answer it so, it
+// parses it again, and nobody notices.
+func TestPrepared(t *testing.T) {
+	t.Parallel()
+	const text = "FROM images WHERE ctid"
+	name, direct := database(t, template)
+	w, url := between(t, name)
+	s, other := open(t, options(url+" pool_max_conns=1")), open(t, options(direct))
+	do(t, s, adding(image("app"), 1))
+	read := func(want int) {
+		t.Helper()
+		if n := len(get(t, s, image("app")).Signatures); n != want {
+			t.Errorf("%d signatures, want %d", n, want)
+		}
+	}
+	read(1) // by its name
+	w.parses(text)
+	for range 10 {
+		read(1)
+	}
+	if n := w.parses(text); n != 0 {
+		t.Errorf("in ten reads the database has parsed the query %d times", n)
+	}
+	do(t, other, adding(image("app"), 2))
+	read(2)
+	for _, change := range []string{"DEALLOCATE ALL", "ALTER TABLE images ALTER COLUMN state TYPE varchar(100)"} {
+		s.Reset()
+		read(2) // on a new connection
+		if n, err := s.OnEach(t.Context(), change); n != 1 || err != nil {
+			t.Fatalf("%s on %d connections: %v", change, n, err)
+		}
+		w.parses(text)
+		read(2)
+		read(2)
+		if n := w.parses(text); n != 2 {
+			t.Errorf("after %s the database has parsed the query %d times in two reads", change, n)
+		}
+	}
+}
