@@ -21,6 +21,8 @@ import (
 	"github.com/countersign-dev/countersign/server/repeat"
 )
 
+const emptyIndex = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`
+
 // Whatever is asked for often is answered the same where net/http has read the request and where it
 // repeats one, whoever asks, also what is refused.
 func TestRepeatedAnswers(t *testing.T) {
@@ -37,10 +39,17 @@ func TestRepeatedAnswers(t *testing.T) {
 	}
 	srv, s := serverWith(t, func(c *server.Config) {
 		c.Access, c.Own, c.Release = own, own, []string{"public/release"}
+		index := httptest.NewRequest(http.MethodPut, "http://"+host+"/v2/public/few/manifests/v1", strings.NewReader(emptyIndex))
+		index.Header.Set("Content-Type", "application/vnd.oci.image.index.v1+json")
+		w := httptest.NewRecorder()
+		if c.Registry.ServeHTTP(w, index); w.Code != http.StatusCreated {
+			t.Fatalf("a push is answered %d %s", w.Code, w.Body)
+		}
 	})
 	paths := []string{
 		api.SigstorePrefix, api.SigstorePrefix + "a", api.SigstorePrefix + "/public/few@sha256=1/signature-1", api.SigstorePrefix + "../v2/", api.ExtensionPrefix + "public/few",
 		api.LookasidePrefix + "else.example.com/team/app@sha256=" + strings.TrimPrefix(digest, "sha256:") + "/signature-1",
+		"/v2/public/few/manifests/v1", "/v2/public/few/manifests/v2", "/v2/team/private/manifests/v1", "/v2/public/few/manifests/" + digest, "/v2//manifests/v1",
 		api.SigstorePrefix + "sha256=" + strings.TrimPrefix(digest, "sha256:") + "/signature-1",
 	}
 	for repository, signatures := range map[string]int{"public/none": 0, "public/few": 3, "public/many": 30, "public/release": 1, "team/private": 1} {
@@ -70,6 +79,27 @@ func TestRepeatedAnswers(t *testing.T) {
 		private := api.Image{Host: host, Repository: "team/private", Digest: digest}
 		tellTwice(t, srv.Handler(), "Host: "+host+"\r\nAuthorization: Bearer cst_none\r\n", []string{api.ExtensionPath(private)})
 	})
+}
+
+// What a registry beside this server is not to see it does not see either where a request repeats another,
+// and what it is to see it does.
+func TestRepeatedCredentials(t *testing.T) {
+	t.Parallel()
+	token, line, err := access.NewToken("ci", time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &neighbour{}
+	address := repeating(t, besides(t, n, line+"\n"), nil)
+	for authorization, seen := range map[string]int{"Bearer " + token: 0, "Basic Y2k6c2VjcmV0": 1} {
+		c := dial(t, address)
+		for time := range 4 {
+			tell(t, c, fmt.Sprintf("GET /v2/team/app/manifests/v%d HTTP/1.1\r\nHost: %s\r\nAuthorization: %s\r\n\r\n", time, host, authorization))
+			if sent := n.take(); len(sent) != seen || seen > 0 && sent[0] != authorization {
+				t.Errorf("%.12q, time %d: the registry has seen %.12q", authorization, time+1, sent)
+			}
+		}
+	}
 }
 
 // tellTwice asks for each path on a connection of its own, which net/http reads, and then for all of them

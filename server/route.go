@@ -109,7 +109,7 @@ func (s *Server) Handler() http.Handler {
 	// What every pull asks has a prefix of its own: it is spared the router's bookkeeping.
 	var often []int
 	for i, route := range routes {
-		if Often(route.path) {
+		if ofSignatures(route.path) {
 			often = append(often, i)
 		}
 	}
@@ -145,8 +145,12 @@ func (t route) taking() http.Handler {
 	})
 }
 
-// Often tells paths that every pull asks for: those of the extension and of lookasides. What is read there
-// is written as a whole.
+// Often tells paths that every pull asks for: of lists, of signatures in lookasides, and of manifests. Their
+// handlers do what package repeat asks of them.
 func Often(path string) bool {
+	return ofSignatures(path) || strings.HasPrefix(path, api.RegistryPrefix) && strings.Contains(path, "/manifests/")
+}
+
+func ofSignatures(path string) bool {
 	return strings.HasPrefix(path, api.ExtensionPrefix) || strings.HasPrefix(path, api.SigstorePrefix) || strings.HasPrefix(path, api.LookasidePrefix)
 }

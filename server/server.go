@@ -145,6 +145,7 @@ func (s *Server) serveRegistry(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if s.beside() && slices.ContainsFunc(r.Header.Values("Authorization"), s.issued) {
+		r = r.Clone(r.Context()) // the headers may be of requests that repeat this one, too
 		r.Header.Del("Authorization")
 	}
 	s.c.Registry.ServeHTTP(w, r)

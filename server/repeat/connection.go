@@ -161,13 +161,11 @@ func (c *connection) answer(path string) (err error) {
 	defer c.look.Stop()
 	r := c.known.WithContext(c.ctx)
 	r.URL, r.RequestURI = &url.URL{Path: path}, path
-	w := newReply(c.l.rooms.Get().(*bytes.Buffer), now)
+	room := c.l.rooms.Get().(*bytes.Buffer)
+	defer c.l.rooms.Put(room)
+	w := newReply(c, room, now)
 	c.l.handler.ServeHTTP(w, r)
-	_, err = c.Write(w.whole())
-	if w.room.Cap() <= maxRoom {
-		c.l.rooms.Put(w.room)
-	}
-	return err
+	return w.end()
 }
 
 // stayAlive puts off the deadline that net/http has set for the next request. A deadline for each answer

@@ -37,9 +37,9 @@ type Listener struct {
 }
 
 // New returns a listener that looks at what comes to l. ours says which paths of letters, digits and
-// /@=:._- may be answered without net/http. A GET of them the handler answers as a whole, with its
-// Content-Type, and while it is called; it changes nothing of the request, and wants nothing more of the
-// http.ResponseWriter than that interface.
+// /@=:._- may be answered without net/http. Their handler says what the Content-Type is. It changes nothing
+// of a request, is done with it when it returns, and wants nothing more of an http.ResponseWriter than that
+// interface has.
 func New(l net.Listener, ours func(path string) bool) *Listener {
 	r := &Listener{Listener: l, ours: ours, look: time.Second}
 	r.rooms.New = func() any { return new(bytes.Buffer) }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -136,23 +137,54 @@ func TestRepeats(t *testing.T) {
 	h.wantRead(t, 1)
 }
 
-// An answer may be large, and the one after it small.
+// An answer may be large, of a length that its handler says or does not, and the one after it small.
 func TestLargeAnswers(t *testing.T) {
 	t.Parallel()
-	h := serve(t, func(w http.ResponseWriter, r *http.Request) { // parts of a number of bytes
-		for range 3 {
-			fmt.Fprintf(w, "%*s", len(r.URL.Path)<<12, r.URL.Path)
+	h := serve(t, func(w http.ResponseWriter, r *http.Request) { // three parts, of so many bytes
+		n, _ := strconv.Atoi(r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]) // 0 without one
+		if strings.HasPrefix(r.URL.Path, "/often/said/") {
+			w.Header().Set("Content-Length", strconv.Itoa(3*n))
+		}
+		for _, part := range "abc" {
+			_, _ = io.WriteString(w, strings.Repeat(string(part), n)) // the client is there
 		}
 	})
 	c := h.dial(t)
-	for n := range 20 {
-		path := "/often/" + strings.Repeat("x", n*(n%3)*10)
-		want := strings.Repeat(fmt.Sprintf("%*s", len(path)<<12, path), 3)
-		if body := c.get(path); body != want {
-			t.Fatalf("request %d: %d bytes, want %d", n+1, len(body), len(want))
+	c.get("/often/first")
+	for _, n := range []int{1, 1 << 10, 20 << 10, 30 << 10, 64 << 10, 1, 1 << 20, 2} {
+		for _, path := range []string{"/often/said/", "/often/unsaid/"} {
+			c.send("GET %s%d HTTP/1.1\r\nHost: registry.test\r\n\r\n", path, n)
+			res, body := c.receive()
+			if want := strings.Repeat("a", n) + strings.Repeat("b", n) + strings.Repeat("c", n); body != want {
+				t.Fatalf("GET %s%d: %d bytes of %d", path, n, len(body), len(want))
+			}
+			if known := res.ContentLength == int64(3*n); !known && (path == "/often/said/" || n <= 20<<10) {
+				t.Errorf("GET %s%d has a Content-Length of %d", path, n, res.ContentLength)
+			}
 		}
 	}
 	h.wantRead(t, 1)
+}
+
+// An answer that ends before its handler said it would ends the connection, so that nobody takes it for all.
+func TestShortAnswer(t *testing.T) {
+	t.Parallel()
+	h := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/often/short" {
+			w.Header().Set("Content-Length", "1000000")
+			_, _ = io.WriteString(w, strings.Repeat("x", 100_000)) // the client is there
+		}
+	})
+	c := h.dial(t)
+	c.get("/often/first")
+	c.send("GET /often/short HTTP/1.1\r\nHost: registry.test\r\n\r\n")
+	res, err := http.ReadResponse(c.in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, res.Body); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("read %d bytes of a million, and then %v", n, err)
+	}
 }
 
 // What is not the request before but for its path is read by net/http, and what follows it may repeat it.

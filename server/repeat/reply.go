@@ -2,43 +2,55 @@ package repeat
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"io"
 	"net/http"
+	"net/http/httputil"
 	"strconv"
 	"time"
 )
 
-// A reply is an answer that is sent when it is whole, as net/http would send it.
-type reply struct {
-	header http.Header
-	room   *bytes.Buffer // the headers but for Content-Length, and the body
-	status int           // 0: nothing is written
-	body   int           // where it begins
-	began  time.Time
-}
-
-// maxRoom bounds the room that is kept for the next answer.
+// maxRoom bounds how much of an answer is kept until all of it is there: most have less.
 const maxRoom = 64 << 10
 
-func newReply(room *bytes.Buffer, began time.Time) *reply {
+// A reply is an answer as net/http would send it, at once where it fits into maxRoom.
+type reply struct {
+	to     io.Writer
+	began  time.Time
+	header http.Header
+	status int           // 0: nothing is written
+	room   *bytes.Buffer // what is not sent: the headers but for the body's length, and the body
+	body   int           // where the body begins there
+	length int64         // of the body, as the handler says; negative: it does not
+	rest   io.Writer     // takes a body that does not fit; nil: it does
+	sent   int64         // of it
+}
+
+func newReply(to io.Writer, room *bytes.Buffer, began time.Time) *reply {
 	room.Reset()
-	return &reply{header: make(http.Header, 8), room: room, began: began}
+	return &reply{to: to, began: began, header: make(http.Header, 8), room: room}
 }
 
 // Header implements http.ResponseWriter.
 func (w *reply) Header() http.Header { return w.header }
 
-// Headers that are not the handler's: the body says itself how long it is, and to a 304 belongs none.
+// Headers that are not sent as the handler has them: the body says itself how long it is, and to a 304
+// belongs none.
 var (
 	ofBody      = map[string]bool{"Content-Length": true}
 	ofUnchanged = map[string]bool{"Content-Length": true, "Content-Type": true}
 )
 
-// WriteHeader implements http.ResponseWriter.
+// WriteHeader implements http.ResponseWriter. Of interim answers the client hears nothing.
 func (w *reply) WriteHeader(status int) {
 	if w.status != 0 || status < http.StatusOK {
 		return
 	}
-	w.status = status
+	w.status, w.length = status, -1
+	if n, err := strconv.ParseUint(w.header.Get("Content-Length"), 10, 63); err == nil {
+		w.length = int64(n)
+	}
 	b := append(w.room.AvailableBuffer(), "HTTP/1.1 "...)
 	b = append(strconv.AppendInt(b, int64(status), 10), ' ')
 	b = append(append(b, http.StatusText(status)...), "\r\n"...)
@@ -48,9 +60,11 @@ func (w *reply) WriteHeader(status int) {
 		without = ofUnchanged
 	}
 	_ = w.header.WriteSubset(w.room, without) // into memory
-	b = append(w.room.AvailableBuffer(), "Date: "...)
-	b = append(w.began.UTC().AppendFormat(b, http.TimeFormat), "\r\n"...)
-	w.room.Write(b)
+	if w.header["Date"] == nil {
+		b = append(w.room.AvailableBuffer(), "Date: "...)
+		b = append(w.began.UTC().AppendFormat(b, http.TimeFormat), "\r\n"...)
+		w.room.Write(b)
+	}
 	w.body = w.room.Len()
 }
 
@@ -64,12 +78,59 @@ func (w *reply) Write(p []byte) (int, error) {
 	if !w.hasBody() {
 		return 0, http.ErrBodyNotAllowed
 	}
-	return w.room.Write(p)
+	if w.rest == nil && w.room.Len()-w.body+len(p) <= maxRoom {
+		return w.room.Write(p)
+	}
+	if w.rest == nil {
+		if err := w.overflow(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := w.rest.Write(p)
+	w.sent += int64(n)
+	return n, err
 }
 
-// whole returns all of the answer. It is the room's.
-func (w *reply) whole() []byte {
+// overflow sends what there is. How long the body will be the handler has said, or nobody knows.
+func (w *reply) overflow() error {
+	begun := bytes.Clone(w.room.Bytes()[w.body:])
+	w.room.Truncate(w.body)
+	if w.length >= 0 {
+		w.rest = w.to
+		fmt.Fprintf(w.room, "Content-Length: %d\r\n\r\n", w.length)
+	} else {
+		w.rest = httputil.NewChunkedWriter(w.to)
+		w.room.WriteString("Transfer-Encoding: chunked\r\n\r\n")
+	}
+	if _, err := w.to.Write(w.room.Bytes()); err != nil {
+		return err
+	}
+	n, err := w.rest.Write(begun)
+	w.sent = int64(n)
+	return err
+}
+
+var errLength = errors.New("the body is not as long as its handler said")
+
+// end sends what is not sent.
+func (w *reply) end() error {
 	w.WriteHeader(http.StatusOK)
+	switch {
+	case w.rest == nil:
+		return w.endWhole()
+	case w.length < 0:
+		if err := w.rest.(io.Closer).Close(); err != nil {
+			return err
+		}
+		_, err := io.WriteString(w.to, "\r\n") // no trailers
+		return err
+	case w.length != w.sent:
+		return errLength
+	}
+	return nil
+}
+
+func (w *reply) endWhole() error {
 	var line []byte
 	if w.hasBody() {
 		line = strconv.AppendInt(append(line, "Content-Length: "...), int64(w.room.Len()-w.body), 10)
@@ -80,5 +141,6 @@ func (w *reply) whole() []byte {
 	all := w.room.Bytes()
 	copy(all[w.body+len(line):], all[w.body:])
 	copy(all[w.body:], line)
-	return all
+	_, err := w.to.Write(all)
+	return err
 }
