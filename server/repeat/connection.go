@@ -44,8 +44,6 @@ type connectionKey struct{}
 // is plain, as beneath TLS.
 func (c *connection) begin(ctx context.Context) context.Context {
 	c.ctx, c.cancel = context.WithCancel(context.WithValue(ctx, connectionKey{}, c))
-	c.look = time.AfterFunc(time.Hour, c.lookout)
-	c.look.Stop()
 	c.plain = false
 	return c.ctx
 }
@@ -156,6 +154,9 @@ func (c *connection) answer(path string) (err error) {
 	now := time.Now()
 	if err := c.stayAlive(now); err != nil {
 		return err
+	}
+	if c.look == nil {
+		c.look = time.AfterFunc(time.Hour, c.lookout)
 	}
 	c.look.Reset(c.l.look)
 	defer c.look.Stop()
