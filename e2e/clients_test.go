@@ -113,7 +113,7 @@ func (n *node) podman(t testing.TB, args ...string) (string, error) {
 func (n *node) run(t testing.TB, program string, args ...string) (string, error) {
 	t.Helper()
 	need(t, program)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute) // a play starts hundreds of programs
 	defer cancel()
 	c := exec.CommandContext(ctx, program, args...)
 	c.Env, c.Dir = n.environment, n.dir
