@@ -123,6 +123,7 @@ type wire struct {
 	trips     int           // how often the client waited for the server: messages Sync and Query
 	parsed    []string      // what the database was given to parse
 	hang      bool          // the connection that asks next gets no answer
+	hangOn    string        // nor the first that asks this; "": all get one
 	hanging   chan struct{} // closed when one does not
 	broken    chan struct{} // closed when it breaks instead
 }
@@ -179,6 +180,9 @@ func (w *wire) serve(client net.Conn) {
 		if !startup && message[0] == 'P' {
 			w.mu.Lock()
 			w.parsed = append(w.parsed, string(message[5:]))
+			if w.hangOn != "" && strings.Contains(string(message[5:]), w.hangOn) {
+				w.hang, w.hangOn = true, ""
+			}
 			w.mu.Unlock()
 		}
 		if !startup && (message[0] == 'S' || message[0] == 'Q') {
@@ -200,13 +204,13 @@ func (w *wire) serve(client net.Conn) {
 	}
 }
 
-// hangNext lets the connection that asks next hang until the test is over. What it returns is closed
-// when it does.
-func (w *wire) hangNext(t *testing.T) <-chan struct{} {
+// hangNext lets the connection that asks next hang until the test is over, or that asks what has this
+// text. What it returns is closed when it does.
+func (w *wire) hangNext(t *testing.T, text string) <-chan struct{} {
 	t.Cleanup(func() { close(w.broken) })
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.hang = true
+	w.hang, w.hangOn = text == "", text
 	return w.hanging
 }
 

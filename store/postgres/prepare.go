@@ -17,7 +17,12 @@ const preparedStates = "countersign_states"
 // prepare prepares stateQuery on a new connection, if the process that serves it is the one that it was
 // made to. A pooler, which may give each query to another process, has processes of its own for a client
 // to know, by which it cancels queries.
+//
+// It has as long as connecting has, and nobody else bounds it: a pooler lets clients in whose database is
+// away, and a connection that is being made is one less for others.
 func prepare(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, conn.Config().ConnectTimeout)
+	defer cancel()
 	var serving uint32
 	if err := conn.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&serving); err != nil {
 		return err

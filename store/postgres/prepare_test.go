@@ -1,6 +1,9 @@
 package postgres_test
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // What every read asks the database parses once on a connection. Where it no longer can answer it so, it
 // parses it again, and nobody notices.
@@ -39,5 +42,27 @@ func TestPrepared(t *testing.T) {
 		if n := w.parses(text); n != 2 {
 			t.Errorf("after %s the database has parsed the query %d times in two reads", change, n)
 		}
+	}
+}
+
+// A connection on which nothing is answered once it is there, as by a pooler whose database is away, is
+// given up.
+func TestPrepareHangs(t *testing.T) {
+	t.Parallel()
+	name, _ := database(t, template)
+	w, url := between(t, name)
+	o := options(url + " pool_max_conns=1 connect_timeout=1")
+	o.Timeout = 20 * time.Second
+	s := open(t, o)
+	do(t, s, adding(image("app"), 1))
+	s.Reset()
+	hangs := w.hangNext(t, "pg_backend_pid")
+	if n := len(get(t, s, image("app")).Signatures); n != 1 {
+		t.Errorf("%d signatures, want 1", n)
+	}
+	select {
+	case <-hangs:
+	default:
+		t.Error("the new connection has asked nothing")
 	}
 }

@@ -108,7 +108,7 @@ func TestHangingRead(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	hung := make(chan error, 1)
-	hangs := w.hangNext(t)
+	hangs := w.hangNext(t, "")
 	go func() {
 		_, err := s.Get(ctx, image("app0"))
 		hung <- err
