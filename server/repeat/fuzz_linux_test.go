@@ -2,7 +2,6 @@ package repeat_test
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -68,14 +67,7 @@ func newTwin(f *testing.F, repeats bool) *twin {
 		l.Attach(s)
 		listener = l
 	}
-	ended := make(chan error)
-	go func() { ended <- s.Serve(listener) }()
-	f.Cleanup(func() {
-		_ = s.Close()
-		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
-			f.Errorf("Serve: %v", err)
-		}
-	})
+	start(f, s, listener)
 	return w
 }
 
@@ -159,7 +151,7 @@ func FuzzConnection(f *testing.F) {
 	const get = "GET /often/a HTTP/1.1\r\nHost: a\r\n\r\n|"
 	for _, seed := range []string{
 		get + get + "GET /often/b HTTP/1.1\r\nHost: a\r\n\r\n",
-		get + "GET /often/304 HTTP/1.1\r\nHost: a\r\n\r\n|GET /often/404 HTTP/1.1\r\nHost: a\r\n\r\n|GET /often/204 HTTP/1.1\r\nHost: a\r\n\r\n|" + get,
+		get + "GET /often/304 HTTP/1.1\r\nHost: a\r\n\r\n|GET /often/404 HTTP/1.1\r\nHost: a\r\n\r\n|GET /often/204 HTTP/1.1\r\nHost: a\r\n\r\n|GET /often/299 HTTP/1.1\r\nHost: a\r\n\r\n|" + get,
 		get + "HEAD /often/a HTTP/1.1\r\nHost: a\r\n\r\n|" + get,
 		get + "PUT /often/a HTTP/1.1\r\nHost: a\r\nContent-Length: 33\r\n\r\n|" + get + get,
 		"GET /often/a HTTP/1.1\r\nHost: a\r\nContent-Length: 33\r\n\r\n|" + get + get,

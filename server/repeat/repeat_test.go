@@ -48,15 +48,20 @@ func serve(t testing.TB, handler http.HandlerFunc, settings ...func(*http.Server
 	}
 	h.listener.Look(time.Millisecond)
 	h.listener.Attach(h.Server)
+	start(t, h.Server, h.listener)
+	return h
+}
+
+// start serves until the test is over, or ends it itself.
+func start(t testing.TB, s *http.Server, l net.Listener) {
 	ended := make(chan error)
-	go func() { ended <- h.Serve(h.listener) }()
+	go func() { ended <- s.Serve(l) }()
 	t.Cleanup(func() {
-		_ = h.Close() // a test may have closed it
+		_ = s.Close() // a test may have closed it
 		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
 			t.Errorf("Serve: %v", err)
 		}
 	})
-	return h
 }
 
 // A client asks on one connection.
@@ -397,15 +402,22 @@ func TestIdle(t *testing.T) {
 func TestPanic(t *testing.T) {
 	t.Parallel()
 	h := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/often/panic" {
+		switch r.URL.Path {
+		case "/often/panic":
 			panic("a bug")
+		case "/often/0":
+			w.WriteHeader(0)
+		case "/often/1000":
+			w.WriteHeader(1000)
 		}
 		sayPath(w, r)
 	})
-	c := h.dial(t)
-	c.get("/often/a")
-	c.send("GET /often/panic HTTP/1.1\r\nHost: registry.test\r\n\r\n")
-	c.ended("after a panic")
+	for _, name := range []string{"panic", "0", "1000"} {
+		c := h.dial(t)
+		c.get("/often/a")
+		c.send("GET /often/%s HTTP/1.1\r\nHost: registry.test\r\n\r\n", name)
+		c.ended("after " + name)
+	}
 	if body := h.dial(t).get("/often/b"); body != "/often/b" {
 		t.Errorf("another connection is answered %q", body)
 	}

@@ -2,6 +2,7 @@ package repeat
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -42,9 +43,16 @@ var (
 	ofUnchanged = map[string]bool{"Content-Length": true, "Content-Type": true}
 )
 
-// WriteHeader implements http.ResponseWriter. Of interim answers the client hears nothing.
+// WriteHeader implements http.ResponseWriter. Of interim answers the client hears nothing. It panics as
+// net/http does where that is no status: a registry behind this server may say such a one.
 func (w *reply) WriteHeader(status int) {
-	if w.status != 0 || status < http.StatusOK {
+	if w.status != 0 {
+		return
+	}
+	if status < 100 || status > 999 {
+		panic(fmt.Sprintf("%d is no HTTP status", status))
+	}
+	if status < http.StatusOK {
 		return
 	}
 	w.status, w.length = status, -1
@@ -53,7 +61,7 @@ func (w *reply) WriteHeader(status int) {
 	}
 	b := append(w.room.AvailableBuffer(), "HTTP/1.1 "...)
 	b = append(strconv.AppendInt(b, int64(status), 10), ' ')
-	b = append(append(b, http.StatusText(status)...), "\r\n"...)
+	b = append(append(b, cmp.Or(http.StatusText(status), fmt.Sprintf("status code %d", status))...), "\r\n"...)
 	w.room.Write(b)
 	without := ofBody
 	if status == http.StatusNotModified {
