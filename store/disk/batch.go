@@ -133,11 +133,10 @@ func (b *batches) commit(all []*write) (more bool) {
 		err = b.update(alone.f)
 		if len(all) == 0 {
 			more = b.wrote(1)
-		}
-		alone.done <- err
-		if len(all) == 0 {
+			alone.done <- err
 			return more
 		}
+		alone.done <- err
 	}
 }
 
