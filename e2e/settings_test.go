@@ -1,11 +1,14 @@
 package e2e
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -105,20 +108,32 @@ func replaceAll(r *strings.Replacer, words []string) []string {
 	return out
 }
 
-// freePorts are addresses that were free a moment ago, and stay so: no other test uses this
-// address, which every Linux has.
+// nextPort is where freePorts looks next. Linux gives ports from 32768 on to whoever asks for any, also to
+// each connection that is made; who starts later would find one of these taken.
+var nextPort = func() *atomic.Int32 {
+	var n atomic.Int32
+	n.Store(20000 + rand.Int32N(10000)) // other tests may run on this machine
+	return &n
+}()
+
+// freePorts are addresses whose ports are free on every address of this machine, and stay so: nobody is
+// given them but who asks here.
 func freePorts(t testing.TB, n int) []string {
 	t.Helper()
 	var addresses []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.42:0")
+	for range 10000 {
+		port := 20000 + nextPort.Add(1)%10000
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
-		defer l.Close() // all at once at the end, so that they differ
-		addresses = append(addresses, l.Addr().String())
+		_ = l.Close()
+		if addresses = append(addresses, fmt.Sprintf("127.0.0.42:%d", port)); len(addresses) == n {
+			return addresses
+		}
 	}
-	return addresses
+	t.Fatalf("of the ports from 20000 to 29999 only %d are free", len(addresses))
+	return nil
 }
 
 // TestRefusedStarts asserts that what is wrong stops the start with a sentence about it, and
