@@ -112,8 +112,19 @@ func (n *node) podman(t testing.TB, args ...string) (string, error) {
 
 func (n *node) run(t testing.TB, program string, args ...string) (string, error) {
 	t.Helper()
+	return n.within(t, 2*time.Minute, program, args...)
+}
+
+// ansible plays a playbook, which starts hundreds of programs.
+func (n *node) ansible(t testing.TB, args ...string) (string, error) {
+	t.Helper()
+	return n.within(t, 10*time.Minute, "env", append([]string{"LC_ALL=C.UTF-8", "ANSIBLE_PIPELINING=true", "ansible-playbook"}, args...)...)
+}
+
+func (n *node) within(t testing.TB, patience time.Duration, program string, args ...string) (string, error) {
+	t.Helper()
 	need(t, program)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute) // a play starts hundreds of programs
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	c := exec.CommandContext(ctx, program, args...)
 	c.Env, c.Dir = n.environment, n.dir

@@ -73,8 +73,7 @@ var recap = regexp.MustCompile(`changed=(\d+) +unreachable=0 +failed=(\d+)`)
 // play applies the role to this machine and returns how much was changed.
 func (n *node) play(t testing.TB, args ...string) (changed, failed, out string) {
 	t.Helper()
-	out, _ = n.run(t, "env", append([]string{"LC_ALL=C.UTF-8", "ANSIBLE_PIPELINING=true", "ansible-playbook",
-		"-i", "node,", "-c", "local", "-e", "ansible_python_interpreter=/usr/bin/python3", "site.yml"}, args...)...)
+	out, _ = n.ansible(t, append([]string{"-i", "node,", "-c", "local", "-e", "ansible_python_interpreter=/usr/bin/python3", "site.yml"}, args...)...)
 	found := recap.FindStringSubmatch(out)
 	if found == nil {
 		t.Fatalf("the play did not come to its end:\n%s", out)

@@ -52,7 +52,7 @@ countersign_prefix: %[5]s
 	play := func(inventory string, args ...string) map[string]string {
 		t.Helper()
 		write(t, filepath.Join(n.dir, "inventory"), inventory)
-		out, err := n.run(t, "env", append([]string{"LC_ALL=C.UTF-8", "ANSIBLE_PIPELINING=true", "ansible-playbook", "--diff", "-i", "inventory", "-e", "@vars.yml", playbook}, args...)...)
+		out, err := n.ansible(t, append([]string{"--diff", "-i", "inventory", "-e", "@vars.yml", playbook}, args...)...)
 		works(t)(out, err)
 		if strings.Contains(out, secret) {
 			t.Error("the play shows a private key")
