@@ -17,7 +17,7 @@ import (
 
 // patience bounds every wait for the server. It is long because the race detector and two shared
 // cores are slow; nothing waits that long unless it fails.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // listening is the line that says where the server is, in JSON or, on a terminal, in text.
 var listening = regexp.MustCompile(`"?msg"?[=:]"?listening.*\n`)
