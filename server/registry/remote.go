@@ -100,7 +100,8 @@ func NewRemote(c RemoteConfig) (*Remote, error) {
 		client:   bearer.Client{Transport: transport, Registry: c.URL, Host: c.Host, Realms: c.Realms},
 		watched:  &watched{pushed: e.Pushed, tagged: e.Tagged, deleted: e.Deleted, refusal: e.Refusal, log: e.Log},
 	}
-	r.proxy, r.relays = r.through(transport, copySize, 0), r.through(transport, relaySize, -1)
+	passing := newDirect(transport, c)
+	r.proxy, r.relays = r.through(passing, copySize, 0), r.through(passing, relaySize, -1)
 	return r, nil
 }
 

@@ -1,13 +1,10 @@
 package registry
 
 import (
-	"context"
 	"io"
-	"net"
 	"net/http"
-	"net/http/httptrace"
 	"strings"
-	"sync/atomic"
+	"time"
 )
 
 // relayedFrom is the size from which on an answer is worth a relay.
@@ -21,14 +18,12 @@ const maxRelays = 32
 // process: net.TCPConn.ReadFrom can, with splice(2). It is for HTTP/1.1 without TLS on both sides;
 // everything else is copied.
 //
-// A Transport keeps its connections to itself. But who reads an answer into a buffer larger than the
-// Transport's own has the connection read right into it. Ours knows that buffer when it sees it: in
-// place of filling it, it sends what is there to the client, and says that so much was read. Whoever
-// counts what came and sees its end need not know. To write these bytes, which is next, is left out.
+// A ReverseProxy reads an answer into a buffer and writes that to the client. In place of filling the buffer, the
+// answer's body (see relaying) sends what is there to the client, and says that so much was read. To write
+// these bytes, which is next, is left out.
 type relay struct {
 	http.ResponseWriter               // the client's
 	to                  io.ReaderFrom // the same, beneath what wraps it
-	from                *conn         // to the registry; nil: none of ours
 	sent                int           // of what was read last
 }
 
@@ -68,22 +63,6 @@ func newRelay(w http.ResponseWriter, r *http.Request) (*relay, bool) {
 	}
 }
 
-// traced returns a context in which a Transport says which connection it takes.
-func (r *relay) traced(ctx context.Context) context.Context {
-	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
-		r.from, _ = got.Conn.(*conn)
-	}})
-}
-
-// read reads from the answer. came is called when the registry has sent something: what time is taken
-// then is the client's.
-func (r *relay) read(answer io.Reader, p []byte, came func()) (int, error) {
-	at := &passage{relay: r, into: &p[0], came: came}
-	r.from.passage.Store(at)
-	defer r.from.passage.CompareAndSwap(at, nil) // after an answer's end the next one may have the connection
-	return answer.Read(p)
-}
-
 // Write leaves out what the client has.
 func (r *relay) Write(p []byte) (int, error) {
 	n := min(len(p), r.sent)
@@ -96,42 +75,47 @@ func (r *relay) Write(p []byte) (int, error) {
 
 func (r *relay) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// A passage is a read that may go past its buffer.
-type passage struct {
+// A relaying is the body of an answer, of known length, that goes past who reads it.
+type relaying struct {
+	*reading
 	relay *relay
-	into  *byte // the buffer's first
-	came  func()
+	left  int64
 }
 
-// A conn is a connection to the registry.
-type conn struct {
-	*net.TCPConn
-	passage atomic.Pointer[passage]
-}
-
-// relayable returns what makes such connections.
-func relayable(d *net.Dialer) func(ctx context.Context, network, address string) (net.Conn, error) {
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		c, err := d.DialContext(ctx, network, address)
-		if tcp, ok := c.(*net.TCPConn); ok {
-			return &conn{TCPConn: tcp}, nil
-		}
-		return c, err
+// Read sends what has come to the client, and leaves p as it is but for what came with the head.
+func (b *relaying) Read(p []byte) (int, error) {
+	if b.ended != nil {
+		return 0, b.ended
 	}
+	n, err := b.pass(p[:min(int64(len(p)), b.left)])
+	switch b.left -= int64(n); {
+	case b.left == 0 && err == nil:
+		err = io.EOF
+	case b.left > 0 && err == io.EOF:
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		err = b.end(err)
+	}
+	return n, err
 }
 
-// Read reads into p or, where there is a passage, past it.
-func (c *conn) Read(p []byte) (int, error) {
-	at := c.passage.Load()
-	if at == nil || len(p) == 0 || &p[0] != at.into {
-		return c.TCPConn.Read(p)
+// pass has the registry's patience until something comes. What time is taken then is the client's.
+func (b *relaying) pass(p []byte) (int, error) {
+	if there := b.l.r.Buffered(); there > 0 {
+		return b.l.r.Read(p[:min(len(p), there)])
 	}
-	there := arrived(c.TCPConn)
+	if err := b.wait(); err != nil {
+		return 0, err
+	}
+	there := arrived(b.l.TCPConn)
 	if there == 0 {
-		return c.TCPConn.Read(p) // which says why
+		return b.l.Read(p) // which says why
 	}
-	at.came()
-	n, err := at.relay.to.ReadFrom(&io.LimitedReader{R: c.TCPConn, N: int64(min(there, len(p)))})
-	at.relay.sent += int(n)
+	if err := b.l.SetReadDeadline(time.Time{}); err != nil {
+		return 0, err
+	}
+	n, err := b.relay.to.ReadFrom(&io.LimitedReader{R: b.l.TCPConn, N: int64(min(there, len(p)))})
+	b.relay.sent += int(n)
 	return int(n), err
 }

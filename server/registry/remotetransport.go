@@ -19,6 +19,7 @@ var errStalled = errors.New("nothing came for too long")
 const (
 	connecting       = 5 * time.Second  // TCP and TLS, each
 	idleConnections  = 64               // kept open
+	idlePatience     = 30 * time.Second // for the next request: before a server's, which would break the next upload
 	maxHeader        = 64 << 10         // of an answer
 	defaultPatience  = 60 * time.Second // for the next byte: object storages take their time at the end of an upload
 	manifestPatience = 15 * time.Second // for all of a manifest
@@ -29,18 +30,21 @@ const (
 // environment. For a Remote and for whoever else asks the same registry. t may be nil.
 func Transport(t *tls.Config) *http.Transport {
 	return &http.Transport{
-		DialContext:            relayable(&net.Dialer{Timeout: connecting, KeepAlive: 15 * time.Second}),
+		DialContext:            dialer().DialContext,
 		TLSClientConfig:        t.Clone(),
 		TLSHandshakeTimeout:    connecting,
 		ForceAttemptHTTP2:      true,
 		DisableCompression:     true, // what is hashed is what was sent
 		MaxIdleConns:           idleConnections,
 		MaxIdleConnsPerHost:    idleConnections,
-		IdleConnTimeout:        30 * time.Second, // before a server's, which would break the next upload
+		IdleConnTimeout:        idlePatience,
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: maxHeader,
 	}
 }
+
+// dialer makes connections to a registry.
+func dialer() *net.Dialer { return &net.Dialer{Timeout: connecting, KeepAlive: 15 * time.Second} }
 
 // A patient transport ends requests to a registry that stopped answering, or stopped taking
 // what it is sent. Waiting for the client does not count: some clients are slow.
@@ -54,20 +58,17 @@ type patient struct {
 func (p patient) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(valueless{r.Context()})
 	w := &watchdog{patience: p.patience, bite: func() { cancel(errStalled) }}
-	relay, _ := r.Context().Value(relayKey{}).(*relay)
 	out := r.WithContext(ctx)
-	if relay != nil {
-		out = r.WithContext(relay.traced(ctx))
-	}
 	if r.Body != nil && r.Body != http.NoBody {
 		out.Body = &sending{r.Body, w}
 	}
 	w.wait()
 	answer, err := p.RoundTripper.RoundTrip(out)
 	w.answered()
-	if err == nil && answer.StatusCode == http.StatusSwitchingProtocols {
-		answer.Body.Close()
-		err = errors.New("it wants to speak another protocol")
+	if err == nil {
+		if err = understood(answer); err != nil {
+			answer.Body.Close()
+		}
 	}
 	if err != nil {
 		defer cancel(nil)
@@ -77,11 +78,19 @@ func (p patient) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	answer.Request = r
-	if relay != nil && (relay.from == nil || answer.ContentLength < relayedFrom) {
-		relay = nil
-	}
-	answer.Body = &receiving{answer.Body, w, cancel, relay}
+	answer.Body = &receiving{answer.Body, w, cancel}
 	return answer, nil
+}
+
+// understood is an error for an answer that cannot be passed on.
+func understood(answer *http.Response) error {
+	switch {
+	case answer.StatusCode == http.StatusSwitchingProtocols:
+		return errors.New("it wants to speak another protocol")
+	case answer.StatusCode < 100:
+		return fmt.Errorf("its status is %q", answer.Status)
+	}
+	return nil
 }
 
 type valueless struct{ context.Context }
@@ -151,15 +160,11 @@ type receiving struct {
 	io.ReadCloser
 	watchdog *watchdog
 	cancel   context.CancelCauseFunc
-	relay    *relay // nil: it is copied
 }
 
 func (r *receiving) Read(p []byte) (int, error) {
 	r.watchdog.wait()
 	defer r.watchdog.stop()
-	if r.relay != nil && len(p) > 0 {
-		return r.relay.read(r.ReadCloser, p, r.watchdog.stop)
-	}
 	return r.ReadCloser.Read(p)
 }
 
