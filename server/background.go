@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,12 +23,16 @@ type background struct {
 	jobs    chan func()
 	threads chan struct{} // one for each that there is
 	thread  func() (end func())
+	took    atomic.Int64 // the last job, in nanoseconds
+
+	mu   sync.Mutex
+	next time.Time // when the next may leave
 }
 
 // newBackground returns one of so many threads at most. thread is called as one begins, and what it returns
 // as that ends.
 func newBackground(threads int, thread func() (end func())) *background {
-	return &background{make(chan struct{}, threads), make(chan func()), make(chan struct{}, threads), thread}
+	return &background{room: make(chan struct{}, threads), jobs: make(chan func()), threads: make(chan struct{}, threads), thread: thread}
 }
 
 // alone is a thread that nobody is told of.
@@ -40,7 +46,9 @@ func (b *background) do(ctx context.Context, f func()) error {
 	}
 	done := make(chan error, 1)
 	job := func() {
+		began := time.Now()
 		err := caught(f)
+		b.took.Store(int64(time.Since(began)))
 		<-b.room
 		done <- err
 	}
@@ -56,6 +64,25 @@ func (b *background) do(ctx context.Context, f func()) error {
 	}
 	return <-done
 }
+
+// leave waits until it is somebody's turn to be answered: twice as often as jobs are done. Those who have shared a
+// transaction have all been waiting for the same moment. Answered at once they would come again at once,
+// and who reads would be behind all of them.
+func (b *background) leave() {
+	pace := min(time.Duration(b.took.Load()), maxPace) / time.Duration(2*cap(b.threads))
+	b.mu.Lock()
+	now := time.Now()
+	turn := b.next
+	if turn.Before(now) {
+		turn = now
+	}
+	b.next = turn.Add(pace)
+	b.mu.Unlock()
+	time.Sleep(turn.Sub(now))
+}
+
+// maxPace bounds what a job that took long, on a machine that did something else, means for others.
+const maxPace = time.Millisecond
 
 // enter waits for room. Where there is some, it does not matter whether ctx has ended: what was refused
 // is recorded for who hung up, too.
@@ -104,14 +131,21 @@ func caught(f func()) (err error) {
 	return nil
 }
 
-// giveWay makes the calling thread's share of a busy processor a tenth of what others have. Where it
+// giveWay makes the calling thread's share of a busy processor a tenth of what others have, and its turns
+// the longest that there are: Linux, since 6.12, ends a long turn for who asks for a shorter one. Where it
 // may not, it stays as it is.
 func giveWay() {
 	nice, err := niceness()
-	if err == nil {
-		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, nice+10) // more than there is counts as the most
+	if err != nil {
+		return
+	}
+	nice = min(nice+10, 19)
+	if unix.SchedSetAttr(0, &unix.SchedAttr{Policy: unix.SCHED_NORMAL, Nice: int32(nice), Runtime: uint64(longTurn)}, 0) != nil {
+		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, nice) // a filter of system calls may know this one only
 	}
 }
+
+const longTurn = 100 * time.Millisecond
 
 // niceness is the calling thread's, -20 to 19.
 func niceness() (int, error) {

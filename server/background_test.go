@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/countersign-dev/countersign/server"
 )
 
@@ -28,8 +30,16 @@ func TestBackgroundGivesWay(t *testing.T) {
 			t.Fatal(err)
 		}
 		var inside int
-		if err := errors.Join(do(t.Context(), func() { inside, err = server.Niceness() }), err); err != nil {
+		var turns *unix.SchedAttr
+		look := func() {
+			inside, err = server.Niceness()
+			turns, _ = unix.SchedGetAttr(0, 0) // what it cannot say is nil
+		}
+		if err := errors.Join(do(t.Context(), look), err); err != nil {
 			t.Fatal(err)
+		}
+		if turns != nil && turns.Runtime != 0 && turns.Runtime != uint64(server.LongTurn) { // 0 before Linux 6.12
+			t.Errorf("in the background a turn is %v, want %v", time.Duration(turns.Runtime), server.LongTurn)
 		}
 		if want := min(before+10, 19); inside != want {
 			t.Errorf("in the background a thread has niceness %d, want %d", inside, want)
@@ -38,6 +48,52 @@ func TestBackgroundGivesWay(t *testing.T) {
 			t.Errorf("who waited has niceness %d, %v; it was %d", after, err, before)
 		}
 	})
+}
+
+// Who has been served takes turns to leave, twice as often as others can be served, and waits for nobody
+// where nobody was before. Jobs that took long mean no more than a millisecond.
+func TestBackgroundPace(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		threads    int
+		took, pace time.Duration
+	}{
+		"one thread":   {1, 400 * time.Microsecond, 200 * time.Microsecond},
+		"four threads": {4, 400 * time.Microsecond, 50 * time.Microsecond},
+		"a long job":   {1, time.Minute, 500 * time.Microsecond},
+		"none yet":     {1, 0, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			do, leave := server.Paced(test.threads)
+			defer time.Sleep(time.Minute) // its threads end
+			if test.took > 0 {
+				if err := do(t.Context(), func() { time.Sleep(test.took) }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 2 { // the second time after a while, as if nobody had been there
+				began := time.Now()
+				var all sync.WaitGroup
+				var mu sync.Mutex
+				var left []time.Duration
+				for range 5 {
+					all.Go(func() {
+						leave()
+						mu.Lock()
+						defer mu.Unlock()
+						left = append(left, time.Since(began))
+					})
+				}
+				all.Wait()
+				for n, after := range left {
+					if after != time.Duration(n)*test.pace {
+						t.Errorf("%s: number %d left after %v, want %v", name, n, after, time.Duration(n)*test.pace)
+					}
+				}
+				time.Sleep(time.Second)
+			}
+		})
+	}
 }
 
 // As many run at a time as there may be threads, and what is ahead of somebody who hangs up does not

@@ -45,5 +45,14 @@ func ObservedBackground(threads int, thread func() (end func())) func(ctx contex
 	return newBackground(threads, thread).do
 }
 
+// Paced is Background on so many threads, and what those who leave it wait in.
+func Paced(threads int) (do func(ctx context.Context, f func()) error, leave func()) {
+	b := newBackground(threads, alone)
+	return b.do, b.leave
+}
+
+// LongTurn is how long a thread's turn is that gives way.
+const LongTurn = longTurn
+
 // Niceness is the calling thread's.
 var Niceness = niceness

@@ -59,6 +59,7 @@ func (s *Server) upload(r *http.Request, image api.Image, content signature.Untr
 	if err := s.c.Signing.Uploaded(ctx, change); err != nil {
 		return uploaded{}, err
 	}
+	s.admitting.leave()
 	return found(after, admitted.Signature), nil
 }
 
