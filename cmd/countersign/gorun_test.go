@@ -1,8 +1,13 @@
 package main
 
 import (
+	"os"
 	"runtime"
+	"strconv"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Go runs one goroutine more as long as there is a thread that gives way, however many there are, and as
@@ -32,4 +37,52 @@ func TestRoomier(t *testing.T) {
 	end := r.thread()
 	wants("as the environment says", usual)
 	end()
+}
+
+// While there is a thread that gives way all threads take short turns, also those that begin meanwhile, and
+// behind the last they have the kernel's again. One that gives way keeps its niceness.
+func TestShortTurns(t *testing.T) {
+	own, err := unix.SchedGetAttr(0, 0)
+	if err != nil || own.Runtime == 0 {
+		t.Skipf("SKIPPED: Linux tells of turns since 6.12: %+v, %v", own, err)
+	}
+	kernels := time.Duration(own.Runtime)
+	wants := func(when string, want time.Duration) {
+		t.Helper()
+		threads, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, thread := range threads {
+			id, err := strconv.Atoi(thread.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := unix.SchedGetAttr(id, 0); err == nil && time.Duration(got.Runtime) != want { // or it has ended
+				t.Errorf("%s a turn of thread %d is %v, want %v", when, id, time.Duration(got.Runtime), want)
+			}
+		}
+	}
+	another := func() (niceness int32) {
+		known := make(chan int32)
+		go func() { // ends its thread
+			runtime.LockOSThread()
+			attr, err := unix.SchedGetAttr(0, 0)
+			if err != nil {
+				t.Error(err)
+			}
+			known <- attr.Nice
+		}()
+		return <-known
+	}
+	var r roomier
+	end := r.thread()
+	another()
+	wants("with a thread that gives way", shortTurn)
+	if n := another(); n != own.Nice {
+		t.Errorf("a thread has niceness %d, want %d", n, own.Nice)
+	}
+	end()
+	another()
+	wants("behind it", kernels)
 }
