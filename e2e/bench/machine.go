@@ -22,7 +22,7 @@ func machine(ctx context.Context, dir string) []string {
 		}
 	}
 	facts = append(facts, fmt.Sprintf("%d cores of %s; who serves has core %d, who asks core %d", runtime.NumCPU(), model, serving, loading))
-	for _, file := range []string{"/proc/sys/kernel/osrelease", "/proc/loadavg", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"} {
+	for _, file := range []string{"/proc/sys/kernel/osrelease", "/proc/loadavg", autogroups, "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"} {
 		if text, err := os.ReadFile(file); err == nil {
 			facts = append(facts, filepath.Base(file)+": "+strings.TrimSpace(string(text)))
 		}
@@ -41,6 +41,22 @@ func machine(ctx context.Context, dir string) []string {
 		facts = append(facts, fmt.Sprintf("a write of 4 KiB and its fsync: %.2f ms", took.Seconds()*1e3))
 	}
 	return facts
+}
+
+// autogroups is whether Linux shares the processors out among sessions. PostgreSQL makes a session of each of
+// its processes, so that one of them counts as much as the server, who asks and who uploads together.
+const autogroups = "/proc/sys/kernel/sched_autogroup_enabled"
+
+// withoutAutogroups shares the processors out among threads, as doc/operating.md tells those to whose database is on the
+// server's machine. Where that may not be said, the facts show it.
+func withoutAutogroups() (restore func()) {
+	before, err := os.ReadFile(autogroups)
+	if err != nil {
+		return func() {}
+	}
+	set := func(value []byte) { _ = os.WriteFile(autogroups, value, 0o644) }
+	set([]byte("0"))
+	return func() { set(before) }
 }
 
 // fsync is the median of what a durable write takes.

@@ -149,6 +149,7 @@ func (b *bench) measure(ctx context.Context, wanted []part, out string, stdout i
 	if b.programs, err = build(ctx, b.dir); err != nil {
 		return err
 	}
+	defer withoutAutogroups()()
 	b.report.machine = machine(ctx, b.dir)
 	return b.all(ctx, wanted, out, stdout)
 }
