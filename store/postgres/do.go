@@ -160,8 +160,8 @@ func (t *transaction) lock(ctx context.Context) error {
 	i, keys := t.change.Image, t.keys()
 	var b pgx.Batch
 	b.Queue(`BEGIN ISOLATION LEVEL READ COMMITTED`)
-	b.Queue(lockQuery, fmt.Sprint(t.o.Timeout.Milliseconds()), i.String())
-	b.Queue(`SELECT state FROM images WHERE (host, repository, digest) = ($1, $2, $3)`, i.Host, i.Repository, string(i.Digest))
+	lockStatement.queue(&b, t.conn, fmt.Sprint(t.o.Timeout.Milliseconds()), i.String())
+	stateStatement.queue(&b, t.conn, i.Host, i.Repository, string(i.Digest))
 	if len(keys) > 0 {
 		b.Queue(taskQuery+` WHERE key = ANY($1) ORDER BY key FOR UPDATE`, keys)
 	}
@@ -263,6 +263,16 @@ func maybe(err error) error {
 	return err
 }
 
+// What a change that adds a signature writes.
+const (
+	imageWrite = `INSERT INTO images (host, repository, digest, version, serial, state) VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT (host, repository, digest) DO UPDATE SET version = excluded.version, serial = excluded.serial, state = excluded.state`
+	signatureWrite = `INSERT INTO signatures (host, repository, digest, serial, name, identity, fingerprint, user_id, reference, own, origin, uploader, signed, added, content)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`
+	recordWrite = `INSERT INTO records (time, action, subject, address, host, repository, digest, names, fingerprint, reference, reason)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
+)
+
 // writeImage also writes the image's row where nothing changed: a commit that writes waits for a
 // standby to have everything before it, and what the caller is told it has is there, too.
 func (t *transaction) writeImage(b *pgx.Batch, row *imageRow) {
@@ -271,9 +281,7 @@ func (t *transaction) writeImage(b *pgx.Batch, row *imageRow) {
 		b.Queue(`UPDATE images SET version = version WHERE (host, repository, digest) = ($1, $2, $3)`, i.Host, i.Repository, string(i.Digest))
 		return
 	}
-	b.Queue(`INSERT INTO images (host, repository, digest, version, serial, state) VALUES ($1, $2, $3, $4, $5, $6)
-		ON CONFLICT (host, repository, digest) DO UPDATE SET version = excluded.version, serial = excluded.serial, state = excluded.state`,
-		i.Host, i.Repository, string(i.Digest), row.version, row.serial, row.state)
+	imageStatement.queue(b, t.conn, i.Host, i.Repository, string(i.Digest), row.version, row.serial, row.state)
 	gone := func(s signatureRow) bool { return !row.has(s.Serial) }
 	if len(before.damages) > 0 || slices.ContainsFunc(before.signatures, gone) {
 		kept := []int64{}
@@ -285,8 +293,7 @@ func (t *transaction) writeImage(b *pgx.Batch, row *imageRow) {
 	}
 	for _, s := range row.signatures {
 		if !before.has(s.Serial) {
-			b.Queue(`INSERT INTO signatures (host, repository, digest, serial, name, identity, fingerprint, user_id, reference, own, origin, uploader, signed, added, content)
-				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`, i.Host, i.Repository, string(i.Digest), s.Serial,
+			signatureStatement.queue(b, t.conn, i.Host, i.Repository, string(i.Digest), s.Serial,
 				s.Name, s.Identity, s.Fingerprint, s.UserID, s.Reference, s.Own, s.Origin, s.Uploader, s.Signed, s.Added, s.Content)
 		}
 	}
@@ -312,8 +319,7 @@ func (t *transaction) writeRecords(b *pgx.Batch, records []store.Record) {
 		if r.Names == nil {
 			r.Names = []string{}
 		}
-		b.Queue(`INSERT INTO records (time, action, subject, address, host, repository, digest, names, fingerprint, reference, reason)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`, r.Time, r.Action, r.Subject, r.Address,
+		recordStatement.queue(b, t.conn, r.Time, r.Action, r.Subject, r.Address,
 			r.Image.Host, r.Image.Repository, string(r.Image.Digest), r.Names, r.Fingerprint, r.Reference, r.Reason)
 	}
 }

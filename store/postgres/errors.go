@@ -71,7 +71,7 @@ func safeToRepeat(err error) bool {
 	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && (refused.Code == codeSerialization || refused.Code == codeDeadlock) {
 		return true
 	}
-	return broken(err)
+	return broken(err) || otherwise(err) // the connection goes with its transaction
 }
 
 // refusesUs tells a database that is there and does not let us in.

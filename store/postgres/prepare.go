@@ -9,12 +9,34 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// preparedStates is what stateQuery is called on a connection on which it is prepared, and where the
-// connection remembers that it is. Each time anew, the database takes longer to read so small a query
-// than to answer it.
-const preparedStates = "countersign_states"
+// A preparable is a query that is asked so often that it is prepared on connections where that may be: each time
+// anew, the database takes longer to read so small a query than to answer it.
+type preparable struct{ name, text string }
 
-// prepare prepares stateQuery on a new connection, if the process that serves it is the one that it was
+var (
+	statesStatement    = preparable{"countersign_states", stateQuery}
+	lockStatement      = preparable{"countersign_lock", lockQuery}
+	stateStatement     = preparable{"countersign_state", `SELECT state FROM images WHERE (host, repository, digest) = ($1, $2, $3)`}
+	imageStatement     = preparable{"countersign_image", imageWrite}
+	signatureStatement = preparable{"countersign_signature", signatureWrite}
+	recordStatement    = preparable{"countersign_record", recordWrite}
+)
+
+// prepared is where a connection remembers that they are.
+const prepared = "countersign.prepared"
+
+func isPrepared(c *pgconn.PgConn) bool { return c.CustomData()[prepared] != nil }
+
+// queue adds one to a batch for this connection.
+func (s preparable) queue(b *pgx.Batch, conn *pgx.Conn, arguments ...any) {
+	said := s.text
+	if isPrepared(conn.PgConn()) {
+		said = s.name
+	}
+	b.Queue(said, arguments...)
+}
+
+// prepare prepares the statements on a new connection, if the process that serves it is the one that it was
 // made to. A pooler, which may give each query to another process, has processes of its own for a client
 // to know, by which it cancels queries.
 //
@@ -31,27 +53,35 @@ func prepare(ctx context.Context, conn *pgx.Conn) error {
 	if serving != c.PID() {
 		return nil
 	}
-	_, err := c.Prepare(ctx, preparedStates, stateQuery, []uint32{pgtype.TIDArrayOID})
-	if _, refused := errors.AsType[*pgconn.PgError](err); refused {
-		return nil // there is no such table yet
+	for _, s := range []preparable{statesStatement, lockStatement, stateStatement, imageStatement, signatureStatement, recordStatement} {
+		_, err := conn.Prepare(ctx, s.name, s.text)
+		if _, refused := errors.AsType[*pgconn.PgError](err); refused {
+			return nil // there is no such table yet
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if err == nil {
-		c.CustomData()[preparedStates] = true
-	}
-	return err
+	c.CustomData()[prepared] = true
+	return nil
+}
+
+// otherwise tells that a statement is not there any more, or is not what it was prepared as.
+func otherwise(err error) bool {
+	refused, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (refused.Code == codeNoStatement || refused.Code == codeNotAsPrepared)
 }
 
 // queryStates asks for the states at these places. Where the database no longer has the statement, or no
 // longer answers it as it was prepared, it is asked as if nothing was.
 func queryStates(ctx context.Context, c *pgconn.PgConn, ctids []pgtype.TID, read func(*pgconn.ResultReader) error) error {
 	places, binary := [][]byte{arrayOf(ctids)}, []int16{pgx.BinaryFormatCode}
-	if _, ok := c.CustomData()[preparedStates]; ok {
-		err := read(c.ExecPrepared(ctx, preparedStates, places, binary, nil))
-		refused, ok := errors.AsType[*pgconn.PgError](err)
-		if !ok || refused.Code != codeNoStatement && refused.Code != codeNotAsPrepared {
+	if isPrepared(c) {
+		err := read(c.ExecPrepared(ctx, statesStatement.name, places, binary, nil))
+		if !otherwise(err) {
 			return err
 		}
-		delete(c.CustomData(), preparedStates)
+		delete(c.CustomData(), prepared)
 	}
 	return read(c.ExecParams(ctx, stateQuery, places, []uint32{pgtype.TIDArrayOID}, binary, nil))
 }

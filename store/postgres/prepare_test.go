@@ -45,6 +45,43 @@ func TestPrepared(t *testing.T) {
 	}
 }
 
+// What every change asks is parsed once on a connection, too. A change that the database no longer takes so is
+// made on another connection, once.
+func TestPreparedWrites(t *testing.T) {
+	t.Parallel()
+	const text = "INSERT INTO signatures"
+	name, direct := database(t, template)
+	w, url := between(t, name)
+	s, other := open(t, options(url+" pool_max_conns=1")), open(t, options(direct))
+	change := func(n int) {
+		t.Helper()
+		do(t, s, adding(image("app"), n))
+		if got := len(get(t, other, image("app")).Signatures); got != n {
+			t.Errorf("after change %d there are %d signatures", n, got)
+		}
+	}
+	change(1)
+	if n := w.parses(text); n != 1 {
+		t.Errorf("a new connection has had it parsed %d times", n)
+	}
+	for n := range 5 {
+		change(2 + n)
+	}
+	if n := w.parses(text); n != 0 {
+		t.Errorf("in five changes the database has parsed it %d times", n)
+	}
+	for at, then := range []string{"DEALLOCATE ALL", "ALTER TABLE images ALTER COLUMN state TYPE varchar(100)"} {
+		if n, err := s.OnEach(t.Context(), then); n != 1 || err != nil {
+			t.Fatalf("%s on %d connections: %v", then, n, err)
+		}
+		change(7 + 2*at)
+		change(8 + 2*at)
+		if n := w.parses(text); n != 1 {
+			t.Errorf("after %s the database has parsed it %d times in two changes, want once, on a new connection", then, n)
+		}
+	}
+}
+
 // A connection on which nothing is answered once it is there, as by a pooler whose database is away, is
 // given up.
 func TestPrepareHangs(t *testing.T) {
