@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/distribution/reference"
@@ -61,7 +60,7 @@ type Signing struct {
 	rules   rules
 	metrics *metrics
 	wake    chan struct{} // something is due
-	unread  atomic.Bool   // the queue cannot be read, for the log
+	unread  outage
 }
 
 // New returns a Signing. What is queued is finished while Run runs.

@@ -40,9 +40,10 @@ func (s *Signing) Run(ctx context.Context) {
 
 func (s *Signing) work(ctx context.Context) {
 	for ctx.Err() == nil {
+		began := time.Now()
 		t, err := s.c.Store.Take(ctx, lease)
 		if ctx.Err() == nil {
-			s.note(err)
+			s.note(began, err)
 		}
 		if err == nil {
 			s.nudge() // there may be more
@@ -59,12 +60,27 @@ func (s *Signing) work(ctx context.Context) {
 	}
 }
 
-// note says once that the queue cannot be read, whoever of us tries, and once that it can be again.
-func (s *Signing) note(err error) {
-	switch readable := err == nil || errors.Is(err, store.ErrNone); {
-	case !readable && s.unread.CompareAndSwap(false, true):
+// An outage is when the queue cannot be read, for the log.
+type outage struct {
+	mu    sync.Mutex
+	on    bool
+	since time.Time // or since when it is over
+}
+
+// note says once that the queue cannot be read, whoever of us tries, and once that it can be again. Who began
+// to try before that has nothing to say of it.
+func (s *Signing) note(began time.Time, err error) {
+	unread := err != nil && !errors.Is(err, store.ErrNone)
+	o := &s.unread
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.on == unread || !began.After(o.since) {
+		return
+	}
+	o.on, o.since = unread, time.Now()
+	if unread {
 		s.c.Log.Warn("the queue cannot be read; we go on trying", "error", err)
-	case readable && s.unread.CompareAndSwap(true, false):
+	} else {
 		s.c.Log.Info("the queue can be read again")
 	}
 }
