@@ -24,6 +24,7 @@ type background struct {
 	threads chan struct{} // one for each that there is
 	thread  func() (end func())
 	took    atomic.Int64 // the last job, in nanoseconds
+	began   time.Time    // this
 
 	mu   sync.Mutex
 	next time.Time // when the next may leave
@@ -32,7 +33,7 @@ type background struct {
 // newBackground returns one of so many threads at most. thread is called as one begins, and what it returns
 // as that ends.
 func newBackground(threads int, thread func() (end func())) *background {
-	return &background{room: make(chan struct{}, threads), jobs: make(chan func()), threads: make(chan struct{}, threads), thread: thread}
+	return &background{room: make(chan struct{}, threads), jobs: make(chan func()), threads: make(chan struct{}, threads), thread: thread, began: time.Now()}
 }
 
 // alone is a thread that nobody is told of.
@@ -65,9 +66,9 @@ func (b *background) do(ctx context.Context, f func()) error {
 	return <-done
 }
 
-// leave waits until it is somebody's turn to be answered: twice as often as jobs are done. Those who have shared a
-// transaction have all been waiting for the same moment. Answered at once they would come again at once,
-// and who reads would be behind all of them.
+// leave waits until it is somebody's turn to be answered: twice as often as jobs are done, a few at a time,
+// since to wait costs, too. Those who have shared a transaction have all been waiting for the same moment.
+// Answered at once they would come again at once, and who reads would be behind all of them.
 func (b *background) leave() {
 	pace := min(time.Duration(b.took.Load()), maxPace) / time.Duration(2*cap(b.threads))
 	b.mu.Lock()
@@ -78,11 +79,19 @@ func (b *background) leave() {
 	}
 	b.next = turn.Add(pace)
 	b.mu.Unlock()
-	time.Sleep(turn.Sub(now))
+	wait := turn.Sub(now)
+	if few := together * pace; few > 0 {
+		wait -= turn.Sub(b.began) % few
+	}
+	time.Sleep(wait)
 }
 
-// maxPace bounds what a job that took long, on a machine that did something else, means for others.
-const maxPace = time.Millisecond
+const (
+	// maxPace bounds what a job that took long, on a machine that did something else, means for others.
+	maxPace = time.Millisecond
+	// together is how many leave at a time.
+	together = 4
+)
 
 // enter waits for room. Where there is some, it does not matter whether ctx has ended: what was refused
 // is recorded for who hung up, too.

@@ -51,6 +51,9 @@ func Paced(threads int) (do func(ctx context.Context, f func()) error, leave fun
 	return b.do, b.leave
 }
 
+// Together is how many leave at a time.
+const Together = together
+
 // LongTurn is how long a thread's turn is that gives way.
 const LongTurn = longTurn
 
