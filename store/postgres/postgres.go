@@ -223,8 +223,8 @@ func (s *Store) once(ctx context.Context, f func(ctx context.Context, conn *pgxp
 	}
 	defer conn.Release() // one that is in a transaction still is closed
 	err = f(ctx, conn)
-	if broken(err) {
-		s.pool.Reset() // the others are hardly better: the server has gone, or is a standby now
+	if broken(err) || otherwise(err) {
+		s.pool.Reset() // the others are hardly better: the server has gone, is a standby now, or has another schema
 	}
 	return err
 }

@@ -1,6 +1,8 @@
 package postgres_test
 
 import (
+	"fmt"
+	"sync"
 	"testing"
 	"time"
 )
@@ -80,6 +82,27 @@ func TestPreparedWrites(t *testing.T) {
 			t.Errorf("after %s the database has parsed it %d times in two changes, want once, on a new connection", then, n)
 		}
 	}
+}
+
+// Where all connections have lost what was prepared, no change fails for it.
+func TestPreparedEverywhere(t *testing.T) {
+	t.Parallel()
+	_, url := database(t, template)
+	s := open(t, options(url+" pool_max_conns=16"))
+	var all sync.WaitGroup
+	for n := range 32 {
+		all.Go(func() {
+			if _, err := s.Do(t.Context(), adding(image(fmt.Sprint("app", n)), 1)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	n, err := s.OnEach(t.Context(), "DEALLOCATE ALL")
+	if n < 4 || err != nil {
+		t.Fatalf("%d connections: %v; want more than a change has attempts", n, err)
+	}
+	do(t, s, adding(image("app"), 1))
 }
 
 // A connection on which nothing is answered once it is there, as by a pooler whose database is away, is
