@@ -46,27 +46,23 @@ func newDirect(transport http.RoundTripper, c RemoteConfig) *direct {
 }
 
 // RoundTrip implements http.RoundTripper. A connection that the registry has closed meanwhile is no
-// error: what only reads can be asked again.
+// error: what only reads can be asked again, once, on a new one.
 func (d *direct) RoundTrip(r *http.Request) (*http.Response, error) {
 	reads := (r.Method == http.MethodGet || r.Method == http.MethodHead) && (r.Body == nil || r.Body == http.NoBody)
 	if d.address == "" || !reads {
 		return d.transport.RoundTrip(r)
 	}
-	for {
-		l := d.take()
-		used := l != nil
-		if !used {
-			var err error
-			if l, err = d.dial(r.Context()); err != nil {
-				return nil, err
-			}
-		}
+	if l := d.take(); l != nil {
 		answer, err := d.ask(l, r)
-		if used && errors.Is(err, errSilent) {
-			continue
+		if !errors.Is(err, errSilent) {
+			return answer, err
 		}
-		return answer, err
 	}
+	l, err := d.dial(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	return d.ask(l, r)
 }
 
 // errSilent is that a connection ended without a word of an answer.

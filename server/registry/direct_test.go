@@ -158,7 +158,7 @@ func TestDirectUnasked(t *testing.T) {
 				told(c, unasked)
 				sent <- struct{}{}
 			})
-			front, _ := pass(t, s.url, RemoteConfig{})
+			front, r := pass(t, s.url, RemoteConfig{})
 			for n := range 3 {
 				if got, want := get(t, front.url), fmt.Sprintf("%d-1", n+1); !strings.Contains(got, want) {
 					t.Errorf("%s, together %v: %s, want %s", name, together, got, want)
@@ -166,6 +166,12 @@ func TestDirectUnasked(t *testing.T) {
 				if !together {
 					more <- struct{}{}
 					<-sent
+					d := r.proxy.Transport.(*direct)
+					for late := time.Now().Add(time.Minute); d.idle[0].quiet(); time.Sleep(time.Millisecond) {
+						if time.Now().After(late) {
+							t.Fatal("what was sent has not come within a minute")
+						}
+					}
 				}
 			}
 		}
