@@ -149,7 +149,12 @@ func giveWay() {
 		return
 	}
 	nice = min(nice+10, 19)
-	if unix.SchedSetAttr(0, &unix.SchedAttr{Policy: unix.SCHED_NORMAL, Nice: int32(nice), Runtime: uint64(longTurn)}, 0) != nil {
+	attr, err := unix.SchedGetAttr(0, 0)
+	if err == nil && attr.Policy == unix.SCHED_NORMAL {
+		attr.Nice, attr.Runtime = int32(nice), uint64(longTurn)
+		err = unix.SchedSetAttr(0, attr, 0)
+	}
+	if err != nil || attr.Policy != unix.SCHED_NORMAL {
 		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, nice) // a filter of system calls may know this one only
 	}
 }

@@ -66,20 +66,27 @@ const shortTurn = 300 * time.Microsecond
 // long as the kernel thinks right. That is a wish: Linux heeds it since 6.12, and a filter of system calls may
 // refuse it. A thread that somebody has given another policy is left alone.
 func takeTurns(length time.Duration) {
-	threads, err := os.ReadDir("/proc/self/task")
-	if err != nil {
-		return
-	}
-	for _, thread := range threads {
-		id, err := strconv.Atoi(thread.Name())
+	seen := map[string]bool{}
+	for more := true; more; { // one may begin meanwhile, with the turns of one that was not seen
+		more = false
+		threads, err := os.ReadDir("/proc/self/task")
 		if err != nil {
-			continue
+			return
 		}
-		attr, err := unix.SchedGetAttr(id, 0)
-		if err != nil || attr.Policy != unix.SCHED_NORMAL {
-			continue // it has ended, or is not for us to say
+		for _, thread := range threads {
+			if id, err := strconv.Atoi(thread.Name()); err == nil && !seen[thread.Name()] {
+				seen[thread.Name()], more = true, true
+				setTurn(id, length)
+			}
 		}
-		attr.Runtime = uint64(length)
-		_ = unix.SchedSetAttr(id, attr, 0) // as it was will do
 	}
+}
+
+func setTurn(thread int, length time.Duration) {
+	attr, err := unix.SchedGetAttr(thread, 0)
+	if err != nil || attr.Policy != unix.SCHED_NORMAL {
+		return // it has ended, or is not for us to say
+	}
+	attr.Runtime = uint64(length)
+	_ = unix.SchedSetAttr(thread, attr, 0) // as it was will do
 }
