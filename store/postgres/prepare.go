@@ -40,13 +40,19 @@ func (s preparable) queue(b *pgx.Batch, conn *pgx.Conn, arguments ...any) {
 // made to. A pooler, which may give each query to another process, has processes of its own for a client
 // to know, by which it cancels queries.
 //
-// It has as long as connecting has, and nobody else bounds it: a pooler lets clients in whose database is
-// away, and a connection that is being made is one less for others.
+// Each answer has as long to come as connecting has, and nobody else bounds it: a pooler lets clients in whose
+// database is away, and a connection that is being made is one less for others.
 func prepare(ctx context.Context, conn *pgx.Conn) error {
-	ctx, cancel := context.WithTimeout(ctx, conn.Config().ConnectTimeout)
-	defer cancel()
+	within := func(ask func(context.Context) error) error {
+		ctx, cancel := context.WithTimeout(ctx, conn.Config().ConnectTimeout)
+		defer cancel()
+		return ask(ctx)
+	}
 	var serving uint32
-	if err := conn.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&serving); err != nil {
+	err := within(func(ctx context.Context) error {
+		return conn.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&serving)
+	})
+	if err != nil {
 		return err
 	}
 	c := conn.PgConn()
@@ -54,7 +60,10 @@ func prepare(ctx context.Context, conn *pgx.Conn) error {
 		return nil
 	}
 	for _, s := range []preparable{statesStatement, lockStatement, stateStatement, imageStatement, signatureStatement, recordStatement} {
-		_, err := conn.Prepare(ctx, s.name, s.text)
+		err := within(func(ctx context.Context) error {
+			_, err := conn.Prepare(ctx, s.name, s.text)
+			return err
+		})
 		if _, refused := errors.AsType[*pgconn.PgError](err); refused {
 			return nil // there is no such table yet
 		}
