@@ -11,9 +11,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
+	"unicode"
 )
 
 // answerRoom is what is read of an answer at a time: most manifests are there at once, with their head.
@@ -36,7 +38,9 @@ type direct struct {
 // newDirect returns a direct to a registry that this transport, too, has connections to.
 func newDirect(transport http.RoundTripper, c RemoteConfig) *direct {
 	d := &direct{transport: transport, patience: c.Patience}
-	if _, plain := c.Transport.(*http.Transport); plain && c.URL.Scheme == "http" {
+	_, plain := c.Transport.(*http.Transport)
+	foreign := func(r rune) bool { return r > unicode.MaxASCII } // the transport knows how that is written in ASCII
+	if plain && c.URL.Scheme == "http" && !strings.ContainsFunc(c.URL.Host, foreign) {
 		d.address = c.URL.Host
 		if c.URL.Port() == "" {
 			d.address = net.JoinHostPort(c.URL.Hostname(), "80")

@@ -263,6 +263,20 @@ func TestDirectDrops(t *testing.T) {
 	}
 }
 
+// What is dialled is what the URL says, with HTTP's port where it says none; all else is the transport's.
+func TestDirectAddress(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]string{
+		"http://registry.example:5000": "registry.example:5000", "http://registry.example": "registry.example:80",
+		"http://[::1]": "[::1]:80", "http://[::1]:5000": "[::1]:5000",
+		"https://registry.example": "", "http://b\u00fccher.example:5000": "",
+	} {
+		if got := newDirect(nil, RemoteConfig{URL: parseURL(t, url), Transport: Transport(nil)}).address; got != want {
+			t.Errorf("for %s it dials %q, want %q", url, got, want)
+		}
+	}
+}
+
 // Whatever a registry says, the client has of it what it has through net/http's Transport.
 func FuzzDirect(f *testing.F) {
 	for _, seed := range []string{
