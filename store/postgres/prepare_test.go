@@ -5,16 +5,24 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/countersign-dev/countersign/store/postgres"
 )
+
+// watched returns a store of one connection with a wire on it, and another of the same database.
+func watched(t *testing.T) (w *wire, s, other *postgres.Store) {
+	t.Helper()
+	name, direct := database(t, template)
+	w, url := between(t, name)
+	return w, open(t, options(url+" pool_max_conns=1")), open(t, options(direct))
+}
 
 // What every read asks the database parses once on a connection. Where it no longer can answer it so, it
 // parses it again, and nobody notices.
 func TestPrepared(t *testing.T) {
 	t.Parallel()
 	const text = "FROM images WHERE ctid"
-	name, direct := database(t, template)
-	w, url := between(t, name)
-	s, other := open(t, options(url+" pool_max_conns=1")), open(t, options(direct))
+	w, s, other := watched(t)
 	do(t, s, adding(image("app"), 1))
 	read := func(want int) {
 		t.Helper()
@@ -52,9 +60,7 @@ func TestPrepared(t *testing.T) {
 func TestPreparedWrites(t *testing.T) {
 	t.Parallel()
 	const text = "INSERT INTO signatures"
-	name, direct := database(t, template)
-	w, url := between(t, name)
-	s, other := open(t, options(url+" pool_max_conns=1")), open(t, options(direct))
+	w, s, other := watched(t)
 	change := func(n int) {
 		t.Helper()
 		do(t, s, adding(image("app"), n))
