@@ -152,11 +152,11 @@ func giveWay() {
 	attr, err := unix.SchedGetAttr(0, 0)
 	if err == nil && attr.Policy == unix.SCHED_NORMAL {
 		attr.Nice, attr.Runtime = int32(nice), uint64(longTurn)
-		err = unix.SchedSetAttr(0, attr, 0)
+		if unix.SchedSetAttr(0, attr, 0) == nil {
+			return
+		}
 	}
-	if err != nil || attr.Policy != unix.SCHED_NORMAL {
-		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, nice) // a filter of system calls may know this one only
-	}
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, nice) // a filter of system calls may know this one only
 }
 
 const longTurn = 100 * time.Millisecond
