@@ -108,21 +108,22 @@ func replaceAll(r *strings.Replacer, words []string) []string {
 	return out
 }
 
-// nextPort is where freePorts looks next. Linux gives ports from 32768 on to whoever asks for any, also to
-// each connection that is made; who starts later would find one of these taken.
-var nextPort = func() *atomic.Int32 {
-	var n atomic.Int32
-	n.Store(20000 + rand.Int32N(10000)) // other tests may run on this machine
-	return &n
-}()
+// Where freePorts looks. Linux gives ports from 32768 on to whoever asks for any, also to each connection
+// that is made; who starts later would find one of these taken.
+var (
+	firstPort  = rand.Int32N(ports) // other tests may run on this machine
+	portsAsked atomic.Int32
+)
+
+const lowestPort, ports = 20000, 10000
 
 // freePorts are addresses whose ports are free on every address of this machine, and stay so: nobody is
 // given them but who asks here.
 func freePorts(t testing.TB, n int) []string {
 	t.Helper()
 	var addresses []string
-	for range 10000 {
-		port := 20000 + nextPort.Add(1)%10000
+	for range ports {
+		port := lowestPort + (firstPort+portsAsked.Add(1))%ports
 		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
 		if err != nil {
 			continue
@@ -132,7 +133,7 @@ func freePorts(t testing.TB, n int) []string {
 			return addresses
 		}
 	}
-	t.Fatalf("of the ports from 20000 to 29999 only %d are free", len(addresses))
+	t.Fatalf("of %d ports from %d on only %d are free", ports, lowestPort, len(addresses))
 	return nil
 }
 
