@@ -23,7 +23,9 @@ type connection struct {
 	plain  bool          // where its requests begin is no longer known: all of them are net/http's
 	passed bool          // net/http has got a request, and not yet called the handler
 	rest   []byte        // what followed the path of the request that was passed last
-	known  *http.Request // what net/http made of it; nil: none of ours
+	known  *http.Request // what net/http made of it, but for the path; nil: none of ours
+	url    url.URL       // the path of known
+	reply  reply         // to it
 
 	phase atomic.Int32
 	look  *time.Timer // at whether the client has gone
@@ -134,10 +136,11 @@ func (c *connection) heard(r *http.Request) {
 	}
 	c.passed = false
 	if r.RequestURI == r.URL.Path && c.l.ours(r.URL.Path) { // no other host than its header says
-		c.known = &http.Request{
-			Method: r.Method, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
+		known := http.Request{
+			Method: r.Method, URL: &c.url, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
 			Header: r.Header, Body: http.NoBody, Host: r.Host, RemoteAddr: r.RemoteAddr,
 		}
+		c.known = known.WithContext(c.ctx)
 	}
 }
 
@@ -160,13 +163,12 @@ func (c *connection) answer(path string) (err error) {
 	}
 	c.look.Reset(c.l.look)
 	defer c.look.Stop()
-	r := c.known.WithContext(c.ctx)
-	r.URL, r.RequestURI = &url.URL{Path: path}, path
+	c.url, c.known.RequestURI = url.URL{Path: path}, path
 	room := c.l.rooms.Get().(*bytes.Buffer)
 	defer c.l.rooms.Put(room)
-	w := newReply(c, room, now)
-	c.l.handler.ServeHTTP(w, r)
-	return w.end()
+	c.reply.begin(c, room, now)
+	c.l.handler.ServeHTTP(&c.reply, c.known)
+	return c.reply.end()
 }
 
 // stayAlive puts off the deadline that net/http has set for the next request. A deadline for each answer

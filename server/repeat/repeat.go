@@ -38,8 +38,8 @@ type Listener struct {
 
 // New returns a listener that looks at what comes to l. ours says which paths of letters, digits and
 // /@=:._- may be answered without net/http. Their handler says what the Content-Type is. It changes nothing
-// of a request, is done with it when it returns, and wants nothing more of an http.ResponseWriter than that
-// interface has.
+// of a request, is done with it and the http.ResponseWriter when it returns, and wants nothing more of that
+// than the interface has.
 func New(l net.Listener, ours func(path string) bool) *Listener {
 	r := &Listener{Listener: l, ours: ours, look: time.Second}
 	r.rooms.New = func() any { return new(bytes.Buffer) }

@@ -28,9 +28,15 @@ type reply struct {
 	sent   int64         // of it
 }
 
-func newReply(to io.Writer, room *bytes.Buffer, began time.Time) *reply {
+// begin makes w the next reply. Its header is the last one's, emptied.
+func (w *reply) begin(to io.Writer, room *bytes.Buffer, began time.Time) {
 	room.Reset()
-	return &reply{to: to, began: began, header: make(http.Header, 8), room: room}
+	header := w.header
+	if header == nil {
+		header = make(http.Header, 8)
+	}
+	clear(header)
+	*w = reply{to: to, began: began, header: header, room: room}
 }
 
 // Header implements http.ResponseWriter.
