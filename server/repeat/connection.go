@@ -115,13 +115,19 @@ func cut(request []byte) (path, rest []byte, ok bool) {
 	return path, rest, ok
 }
 
-// literal tells paths of bytes that stand for themselves wherever they are in one.
+// literals stand for themselves wherever they are in a path. They are in a table because of digests: no
+// processor can guess which of their digits are letters.
+var literals = func() (is [256]bool) {
+	for _, b := range []byte("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/@=:._-") {
+		is[b] = true
+	}
+	return is
+}()
+
+// literal tells paths of literals.
 func literal(path []byte) bool {
 	for _, b := range path {
-		switch {
-		case 'a' <= b && b <= 'z', '0' <= b && b <= '9', '/' == b, 'A' <= b && b <= 'Z':
-		case b == '@', b == '=', b == ':', b == '.', b == '_', b == '-':
-		default:
+		if !literals[b] {
 			return false
 		}
 	}
