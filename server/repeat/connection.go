@@ -29,6 +29,7 @@ type connection struct {
 
 	phase atomic.Int32
 	look  *time.Timer // at whether the client has gone
+	looks atomic.Bool // it is set
 	since time.Time   // when the deadline of an idle connection was set last
 }
 
@@ -164,11 +165,7 @@ func (c *connection) answer(path string) (err error) {
 	if err := c.stayAlive(now); err != nil {
 		return err
 	}
-	if c.look == nil {
-		c.look = time.AfterFunc(time.Hour, c.lookout)
-	}
-	c.look.Reset(c.l.look)
-	defer c.look.Stop()
+	c.watch()
 	c.url, c.known.RequestURI = url.URL{Path: path}, path
 	room := c.l.rooms.Get().(*bytes.Buffer)
 	defer c.l.rooms.Put(room)
@@ -188,14 +185,27 @@ func (c *connection) stayAlive(now time.Time) error {
 	return c.SetReadDeadline(now.Add(idle))
 }
 
+// watch has the client looked after. One timer is for all requests that come before it is up: to set one for
+// each cost more than to find out then that there is none.
+func (c *connection) watch() {
+	if c.looks.Swap(true) {
+		return
+	}
+	if c.look == nil {
+		c.look = time.AfterFunc(time.Hour, c.lookout)
+	}
+	c.look.Reset(c.l.look)
+}
+
 // lookout ends the request of a client that has gone.
 func (c *connection) lookout() {
+	c.looks.Store(false) // first: who is answered from now on is watched anew
 	switch phase := c.phase.Load(); {
 	case phase != answering && phase != ending:
 	case c.gone():
 		c.cancel()
 	default:
-		c.look.Reset(c.l.look)
+		c.watch()
 	}
 }
 

@@ -62,8 +62,10 @@ func (w *reply) WriteHeader(status int) {
 		return
 	}
 	w.status, w.length = status, -1
-	if n, err := strconv.ParseUint(w.header.Get("Content-Length"), 10, 63); err == nil {
-		w.length = int64(n)
+	if length := w.header["Content-Length"]; len(length) > 0 {
+		if n, err := strconv.ParseUint(length[0], 10, 63); err == nil {
+			w.length = int64(n)
+		}
 	}
 	b := append(w.room.AvailableBuffer(), "HTTP/1.1 "...)
 	b = append(strconv.AppendInt(b, int64(status), 10), ' ')
