@@ -150,7 +150,15 @@ func poll(ctx context.Context, done func() (bool, error)) error {
 // ticks is the unit of /proc/PID/stat: USER_HZ, 100 on Linux everywhere.
 const ticks = 100
 
-// cpu is what a process and all that it started have used, in seconds.
+// clock reads the clock of the processor's time that a process has used, as clock_getcpuclockid(3) finds it: in
+// nanoseconds, where /proc counts hundredths of a second.
+func clock(pid int) (float64, error) {
+	var t unix.Timespec
+	err := unix.ClockGettime(int32(^pid)<<3|2, &t)
+	return time.Duration(t.Nano()).Seconds(), err
+}
+
+// cpu is what a process and all that it started have used, in seconds. Of those that have ended only /proc knows.
 func cpu(pids ...int) (float64, error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
@@ -169,7 +177,10 @@ func cpu(pids ...int) (float64, error) {
 			continue
 		}
 		parents[pid], _ = strconv.Atoi(fields[1])
-		for _, field := range fields[11:15] { // user and system, and those of children that ended
+		if used[pid], err = clock(pid); err != nil {
+			continue // it has ended meanwhile
+		}
+		for _, field := range fields[13:15] { // user and system, of children that ended
 			n, _ := strconv.ParseFloat(field, 64)
 			used[pid] += n / ticks
 		}
