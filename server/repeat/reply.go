@@ -28,11 +28,14 @@ type reply struct {
 	sent   int64         // of it
 }
 
+// maxHeaders is of how many the room is used again: to empty it takes as long as there were ever headers in it.
+const maxHeaders = 32
+
 // begin makes w the next reply. Its header is the last one's, emptied.
 func (w *reply) begin(to io.Writer, room *bytes.Buffer, began time.Time) {
 	room.Reset()
 	header := w.header
-	if header == nil {
+	if header == nil || len(header) > maxHeaders {
 		header = make(http.Header, 8)
 	}
 	clear(header)
