@@ -214,19 +214,28 @@ func (c *connection) gone() (gone bool) {
 	return gone || err != nil
 }
 
-// Close implements net.Conn. Who is being answered gets the answer first.
+// Close implements net.Conn. Who is being answered gets the answer first, unless it is called again.
 func (c *connection) Close() error {
-	c.l.mu.Lock()
-	late := c.phase.CompareAndSwap(answering, ending)
-	if late {
-		c.l.ending++
-	}
-	c.l.mu.Unlock()
-	if late {
+	if c.postponed() {
 		return nil
 	}
-	c.phase.CompareAndSwap(waiting, closed)
 	return c.close()
+}
+
+// postponed says whether the connection is closed when the answer is out.
+func (c *connection) postponed() bool {
+	c.l.mu.Lock()
+	defer c.l.mu.Unlock()
+	for {
+		switch phase := c.phase.Load(); {
+		case phase == waiting && c.phase.CompareAndSwap(waiting, closed):
+		case phase == answering && c.phase.CompareAndSwap(answering, ending):
+			c.l.ending++
+			return true
+		case phase == ending, phase == closed:
+			return false
+		}
+	}
 }
 
 // done ends an answer, and tells whether the connection was closed with it.
