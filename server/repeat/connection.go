@@ -170,6 +170,7 @@ func (c *connection) answer(path string) (err error) {
 	room := c.l.rooms.Get().(*bytes.Buffer)
 	defer c.l.rooms.Put(room)
 	c.reply.begin(c, room, now)
+	defer c.reply.forget()
 	c.l.handler.ServeHTTP(&c.reply, c.known)
 	return c.reply.end()
 }

@@ -25,6 +25,10 @@ func mirror(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	w.Header().Set("Content-Type", "text/plain")
 	w.Header().Set("Etag", "\"line\nfeed\"")
+	if len(r.URL.Path)%2 == 0 { // it is not the next one's
+		w.Header().Add("Path", r.URL.Path)
+		w.Header().Set("Content-Type", "text/html")
+	}
 	status, _ := strconv.Atoi(r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]) // most end with none
 	if status >= 200 && status < 600 {
 		w.WriteHeader(status)

@@ -302,7 +302,10 @@ func TestClientGoes(t *testing.T) {
 	t.Parallel()
 	ended, begun := make(chan error, 1), make(chan struct{})
 	h := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/often/slow" {
+		switch r.URL.Path {
+		case "/often/wait":
+			<-time.After(20 * time.Millisecond) // it is looked at many times
+		case "/often/slow":
 			close(begun)
 			<-r.Context().Done()
 			ended <- r.Context().Err()
@@ -310,6 +313,7 @@ func TestClientGoes(t *testing.T) {
 	})
 	c := h.dial(t)
 	c.get("/often/a")
+	c.get("/often/wait")
 	c.send("GET /often/slow HTTP/1.1\r\nHost: registry.test\r\n\r\n")
 	<-begun
 	if err := c.Close(); err != nil {

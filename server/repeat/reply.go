@@ -31,15 +31,24 @@ type reply struct {
 // maxHeaders is of how many the room is used again: to empty it takes as long as there were ever headers in it.
 const maxHeaders = 32
 
-// begin makes w the next reply. Its header is the last one's, emptied.
+// begin makes w the next reply.
 func (w *reply) begin(to io.Writer, room *bytes.Buffer, began time.Time) {
 	room.Reset()
 	header := w.header
-	if header == nil || len(header) > maxHeaders {
+	if header == nil {
 		header = make(http.Header, 8)
 	}
-	clear(header)
 	*w = reply{to: to, began: began, header: header, room: room}
+}
+
+// forget leaves nothing of w but the room that its headers had.
+func (w *reply) forget() {
+	header := w.header
+	if len(header) > maxHeaders {
+		header = nil
+	}
+	clear(header)
+	*w = reply{header: header}
 }
 
 // Header implements http.ResponseWriter.
