@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -158,13 +160,36 @@ func clock(pid int) (float64, error) {
 	return time.Duration(t.Nano()).Seconds(), err
 }
 
-// cpu is what a process and all that it started have used, in seconds. Of those that have ended only /proc knows.
+// cpu is what processes and all that they started have used, in seconds. It is looked at again where one of
+// them ended meanwhile: its parent has it then.
 func cpu(pids ...int) (float64, error) {
+	for range 100 {
+		before, err := used(pids)
+		if err != nil {
+			return 0, err
+		}
+		after, err := used(pids)
+		if err != nil {
+			return 0, err
+		}
+		if slices.Equal(slices.Sorted(maps.Keys(before)), slices.Sorted(maps.Keys(after))) {
+			var sum float64
+			for _, seconds := range after {
+				sum += seconds
+			}
+			return sum, nil
+		}
+	}
+	return 0, fmt.Errorf("processes come and go below %v: there is no telling what they use", pids)
+}
+
+// used is what each of these processes and of those that they started has used, with its children that have ended.
+func used(pids []int) (map[int]float64, error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	used, parents := map[int]float64{}, map[int]int{}
+	ended, parents := map[int]float64{}, map[int]int{}
 	for _, path := range stats {
 		stat, err := os.ReadFile(path)
 		if err != nil {
@@ -177,23 +202,25 @@ func cpu(pids ...int) (float64, error) {
 			continue
 		}
 		parents[pid], _ = strconv.Atoi(fields[1])
-		if used[pid], err = clock(pid); err != nil {
-			continue // it has ended meanwhile
-		}
 		for _, field := range fields[13:15] { // user and system, of children that ended
 			n, _ := strconv.ParseFloat(field, 64)
-			used[pid] += n / ticks
+			ended[pid] += n / ticks
 		}
 	}
-	var sum float64
-	for pid := range used {
-		for _, of := range pids {
-			if descends(parents, pid, of) {
-				sum += used[pid]
-			}
+	all := map[int]float64{}
+	for pid, seconds := range ended {
+		if !slices.ContainsFunc(pids, func(of int) bool { return descends(parents, pid, of) }) {
+			continue
+		}
+		own, err := clock(pid)
+		switch {
+		case err == nil:
+			all[pid] = seconds + own
+		case slices.Contains(pids, pid) || !errors.Is(err, unix.EINVAL): // so says the kernel of one that is not there
+			return nil, fmt.Errorf("the clock of process %d: %w", pid, err)
 		}
 	}
-	return sum, nil
+	return all, nil
 }
 
 func descends(parents map[int]int, pid, from int) bool {

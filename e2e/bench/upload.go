@@ -127,21 +127,21 @@ func (b *bench) reportUploads(p price, kind, algorithm string) {
 }
 
 // uploadRound measures each once, on stores that are new.
-func (b *bench) uploadRound(ctx context.Context, p *price, name string, made batch, remote bool, c *cluster.Cluster, pid int) error {
+func (b *bench) uploadRound(ctx context.Context, p *price, name string, made batch, remote bool, c *cluster.Cluster, pid int) (err error) {
 	at := serverAt{name: name, trusted: made.public, flags: []string{"-sign-on", "none"}}
 	where := filepath.Join(b.dir, name+"-append")
 	var pids []int
 	if remote {
-		d, err := b.newDatabase(ctx, c, pid)
-		if err != nil {
-			return err
+		d, e := b.newDatabase(ctx, c, pid)
+		if e != nil {
+			return e
 		}
-		at.database = d
-		other, err := b.newDatabase(ctx, c, pid)
-		if err != nil {
-			return err
+		other, e := b.newDatabase(ctx, c, pid)
+		if e != nil {
+			return e
 		}
-		where, pids = other.url, []int{pid}
+		at.database, where, pids = d, other.url, []int{pid}
+		defer func() { err = errors.Join(err, c.Drop(d.name), c.Drop(other.name)) }() // there are many rounds
 	}
 	s, err := b.server(ctx, at)
 	if err != nil {
