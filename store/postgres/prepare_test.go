@@ -2,6 +2,8 @@ package postgres_test
 
 import (
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -90,11 +92,14 @@ func TestPreparedWrites(t *testing.T) {
 	}
 }
 
-// Where all connections have lost what was prepared, no change fails for it.
+// Where all connections have lost what was prepared, no change fails for it, and nobody is called.
 func TestPreparedEverywhere(t *testing.T) {
 	t.Parallel()
 	_, url := database(t, template)
-	s := open(t, options(url+" pool_max_conns=16"))
+	var log strings.Builder
+	o := options(url + " pool_max_conns=16")
+	o.Log = slog.New(slog.NewTextHandler(&log, nil))
+	s := open(t, o)
 	var all sync.WaitGroup
 	for n := range 32 {
 		all.Go(func() {
@@ -109,6 +114,9 @@ func TestPreparedEverywhere(t *testing.T) {
 		t.Fatalf("%d connections: %v; want more than a change has attempts", n, err)
 	}
 	do(t, s, adding(image("app"), 1))
+	if log.Len() > 0 {
+		t.Errorf("of a database that is there it is logged: %s", log.String())
+	}
 }
 
 // A connection on which nothing is answered once it is there, as by a pooler whose database is away, is
