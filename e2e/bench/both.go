@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/countersign-dev/countersign/signature"
 	"github.com/countersign-dev/countersign/store/postgres/cluster"
 )
@@ -83,6 +85,7 @@ func (b *bench) bothRound(ctx context.Context, name string, remote bool, n int, 
 		return 0, 0, 0, err
 	}
 	defer s.stop()
+	unix.Sync() // what filled the store, so that it is not written while reads are timed
 	read := func() (float64, error) {
 		t, err := b.as(ctx, serving, "pace", s.address, paths, strconv.Itoa(readRate), b.For.String())
 		return percentile(t.Seconds, .99), err

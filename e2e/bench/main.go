@@ -22,6 +22,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -161,6 +163,7 @@ func (b *bench) all(ctx context.Context, wanted []part, out string, stdout io.Wr
 	var errs []error
 	for _, p := range wanted {
 		b.say("%s", p.name)
+		unix.Sync() // what the one before left to be written is none of its
 		if err := p.measure(ctx, b); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", p.name, err))
 			b.report.failed(p.name, err)
