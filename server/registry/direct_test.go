@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -134,6 +135,47 @@ func TestDirectClosed(t *testing.T) {
 	s.now(nil)
 	if got := get(t, front.url); !strings.HasPrefix(got, "503 ") {
 		t.Errorf("a registry that hangs up on everybody: %s, want 503", got)
+	}
+}
+
+// A registry that hangs up instead of an answer is asked once more, however many connections are left.
+func TestDirectAsksTwice(t *testing.T) {
+	t.Parallel()
+	const connections = 4
+	var together, all sync.WaitGroup
+	together.Add(connections)
+	s := newScript(t, func(c net.Conn, connection, request int) {
+		together.Done()
+		together.Wait()
+		told(c, asked+"all")
+	})
+	front, r := pass(t, s.url, RemoteConfig{})
+	for range connections {
+		all.Go(func() {
+			if got := get(t, front.url); !strings.Contains(got, "all") {
+				t.Errorf("answered %s", got)
+			}
+		})
+	}
+	all.Wait()
+	d := r.proxy.Transport.(*direct)
+	idle := func() int {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return len(d.idle)
+	}
+	for late := time.Now().Add(time.Minute); idle() < connections; time.Sleep(time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatalf("%d connections are left, want %d", idle(), connections)
+		}
+	}
+	var times atomic.Int32
+	s.now(func(c net.Conn, _, _ int) {
+		times.Add(1)
+		_ = c.Close()
+	})
+	if got := get(t, front.url); !strings.HasPrefix(got, "503 ") || times.Load() != 2 {
+		t.Errorf("answered %s after %d attempts, want 503 after 2", got, times.Load())
 	}
 }
 
