@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -20,8 +21,7 @@ import (
 // A counting writer says what was handed to it as a source.
 type counting struct {
 	http.ResponseWriter
-	mu    *sync.Mutex
-	bytes *int64
+	bytes *atomic.Int64
 }
 
 func (c counting) Unwrap() http.ResponseWriter { return c.ResponseWriter }
@@ -31,28 +31,29 @@ func (c counting) ReadFrom(src io.Reader) (int64, error) {
 	n, err := c.ResponseWriter.(io.ReaderFrom).ReadFrom(src)
 	if limited, ok := src.(*io.LimitedReader); ok {
 		if _, ok := limited.R.(*net.TCPConn); ok {
-			c.mu.Lock()
-			*c.bytes += n
-			c.mu.Unlock()
+			c.bytes.Add(n)
 		}
 	}
 	return n, err
 }
 
-// relays serves a remote registry and says how many bytes went from its socket to the client's.
+// relays serves a remote registry and says how many bytes went from its socket to the client's, when all that is
+// being served is: a client has its last byte before that is counted.
 func relays(t *testing.T, address string, c RemoteConfig) (r *Remote, url string, relayed func() int64) {
 	t.Helper()
 	_, r = pass(t, address, c)
-	var mu sync.Mutex
-	var n int64
+	var serving sync.RWMutex
+	var n atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		r.ServeHTTP(counting{w, &mu, &n}, req)
+		serving.RLock()
+		defer serving.RUnlock()
+		r.ServeHTTP(counting{w, &n}, req)
 	}))
 	t.Cleanup(server.Close)
 	return r, server.URL, func() int64 {
-		mu.Lock()
-		defer mu.Unlock()
-		return n
+		serving.Lock()
+		defer serving.Unlock()
+		return n.Load()
 	}
 }
 
