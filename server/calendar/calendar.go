@@ -119,8 +119,8 @@ func (c *Calendar) Look(ctx context.Context) error {
 	}
 	c.next = every
 	for _, k := range now.Keys {
-		if k.Ends != nil && k.Ends.After(now.AsOf) {
-			c.next = min(c.next, k.Ends.Sub(now.AsOf)+time.Second) // OpenPGP has whole seconds
+		if k.Ends != nil && k.Spent == "" {
+			c.next = min(c.next, k.Ends.Sub(now.AsOf)+time.Second) // OpenPGP has whole seconds: it is good in this one
 		}
 		c.measure(k, now.AsOf)
 		c.warn(k, now.AsOf)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -197,4 +198,40 @@ func TestCalendar(t *testing.T) {
 	if answer.Keys[0].Spent == "" || answer.Keys[1].Spent == "" || answer.Keys[2].Spent != "" {
 		t.Errorf("what has stopped is not on top: %+v", answer.Keys)
 	}
+}
+
+// A key is good for the whole second in which it ends. Who looks at it just then looks again when that is over.
+func TestWatchInTheLastSecond(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		now := func() time.Time { return began.Add(100*day + 500*time.Millisecond + time.Since(start)) }
+		s, err := disk.Open(t.TempDir(), disk.Options{Limits: store.DefaultLimits(), Clock: now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		old := key(t, "old", 100*day)
+		metrics := prometheus.NewRegistry()
+		c, err := calendar.New(calendar.Config{
+			Own: func() *signature.Keyring { return old.ring }, Admitted: func() *signature.Keyring { return signature.Join() },
+			Store: s, Clock: now, Log: slog.New(slog.DiscardHandler), Metrics: metrics,
+			Leads: func() func(context.Context, api.Image, string) bool {
+				return func(context.Context, api.Image, string) bool { return true }
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go c.Watch(ctx)
+		for _, want := range []float64{1, 0} {
+			synctest.Wait()
+			if got := gauge(t, metrics, "countersign_key_usable", old.fingerprint); got != want {
+				t.Errorf("half a second %s the key has ended for OpenPGP the metric is %v, want %v", map[float64]string{1: "before", 0: "after"}[want], got, want)
+			}
+			<-time.After(time.Second)
+		}
+	})
 }
