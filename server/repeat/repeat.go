@@ -29,7 +29,7 @@ type Listener struct {
 	server  *http.Server
 	handler http.Handler
 	rooms   sync.Pool     // *bytes.Buffer, for answers
-	look    time.Duration // how long a client may have gone before its request ends
+	look    time.Duration // how long a client may have gone, at most, before its request ends
 
 	mu     sync.Mutex
 	ended  *sync.Cond // of mu: ending is less
