@@ -4,20 +4,14 @@ import (
 	"context"
 	"slices"
 	"sync"
-	"time"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/countersign-dev/countersign/store"
 )
 
 // maxBatch is how many writers share a transaction.
 const maxBatch = 1000
-
-// A transaction is worth five verifications and more. Where writers come together, it begins when none
-// has come for a gap, or after so many gaps.
-const (
-	gap     = 2 * time.Millisecond
-	maxGaps = 5
-)
 
 // Batches are transactions that writers share, and with each one fsync: those that come while one is
 // being written are in the next. A lone writer waits for nobody; where the last one had company, the
@@ -61,7 +55,7 @@ func (b *batches) run(ctx context.Context, f func(*bbolt.Tx) error) error {
 // work commits until nobody waits.
 func (b *batches) work() {
 	for more := true; more; {
-		b.gather()
+		store.Gather(b.come)
 		more = b.commit(b.next())
 	}
 }
@@ -84,20 +78,6 @@ func (b *batches) wrote(together int) (more bool) {
 	b.busy = len(b.waiting) > 0
 	b.company = together > 1 || b.busy
 	return b.busy
-}
-
-// gather waits for those who are on their way.
-func (b *batches) gather() {
-	for range maxGaps {
-		before, wanted := b.come()
-		if !wanted {
-			return
-		}
-		time.Sleep(gap)
-		if after, _ := b.come(); after == before {
-			return
-		}
-	}
 }
 
 // come says how many wait, and whether more are wanted.

@@ -3,6 +3,7 @@ package postgres
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -14,8 +15,12 @@ import (
 const (
 	classConnection    = "08"
 	classData          = "22"
+	classIntegrity     = "23"
 	classAuthorization = "28"
 	classDatabase      = "3D" // there is no such database
+	classRollback      = "40" // it got in another's way
+	classLimit         = "54" // something is too large
+	classState         = "55" // something is not as it has to be, as a lock
 	classOperator      = "57" // an operator intervened, the server shuts down
 	codeReadOnly       = "25006"
 	codePrivilege      = "42501"
@@ -72,6 +77,19 @@ func safeToRepeat(err error) bool {
 		return true
 	}
 	return broken(err) || otherwise(err) // the connection goes with its transaction
+}
+
+// ofOne tells whether what failed for several may be the fault of one of them: certainly nothing happened, and
+// alone the others may succeed.
+func ofOne(err error) bool {
+	if err == nil || errors.Is(err, errMaybe) {
+		return false
+	}
+	refused, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		return !errors.Is(err, store.ErrUnavailable) // see unavailable
+	}
+	return slices.Contains([]string{classData, classIntegrity, classRollback, classLimit, classState}, refused.Code[:min(2, len(refused.Code))])
 }
 
 // refusesUs tells a database that is there and does not let us in.

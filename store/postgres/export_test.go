@@ -3,6 +3,8 @@ package postgres
 import (
 	"context"
 	"errors"
+
+	"github.com/countersign-dev/countersign/store"
 )
 
 // For tests.
@@ -33,6 +35,28 @@ func (s *Store) OnEach(ctx context.Context, statement string) (n int, err error)
 		n++
 	}
 	return n, err
+}
+
+// Write makes changes of different images, which come together. What each is answered is told by its place.
+func (s *Store) Write(changes []store.Change, answer func(n int, set store.Set, err error)) error {
+	all := make([]*writer, len(changes))
+	for n, c := range changes {
+		all[n] = &writer{c, func(set store.Set, err error) { answer(n, set, err) }}
+	}
+	_, err := s.write(all)
+	return err
+}
+
+// Connect makes so many connections.
+func (s *Store) Connect(ctx context.Context, n int) error {
+	for range n {
+		conn, err := s.acquire(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Release()
+	}
+	return nil
 }
 
 // Reset has connections made anew.

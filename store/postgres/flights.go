@@ -7,12 +7,15 @@ import (
 	"time"
 
 	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/store"
 )
 
-// How many images there are in one query at most: what it is about, and with it what it returns, is bounded.
+// How many images there are in one query or transaction at most: what it is about, and with it what it returns,
+// is bounded.
 const (
 	maxStates  = 256
 	maxContent = 32
+	maxWrites  = 64
 )
 
 // late is how long a flight keeps others on the ground. One that takes longer may hang.
@@ -36,6 +39,7 @@ type flights[K comparable, V any] struct {
 
 	mu       sync.Mutex
 	boarding bool // one is about to start, with the first of waiting
+	company  bool // see wrote
 	flying   int  // with it
 	late     int  // of those
 	waiting  []*flight[K, V]
@@ -87,6 +91,7 @@ func (f *flights[K, V]) start() {
 // fly flies once with those who wait, and then lets the next ones start.
 func (f *flights[K, V]) fly() {
 	runtime.Gosched() // those who are here already come along
+	store.Gather(f.come)
 	f.mu.Lock()
 	next := f.waiting[0]
 	f.waiting = f.waiting[1:]
@@ -116,8 +121,24 @@ func (f *flights[K, V]) fly() {
 	f.start()
 }
 
+// come says how many wait for the next flight, and whether more are wanted.
+func (f *flights[K, V]) come() (n int, wanted bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n = len(f.waiting[0].keys)
+	return n, f.company && n < f.room
+}
+
+// wrote has the next flight wait for others where the last had company. It comes before anybody of the last
+// hears of it, and comes again.
+func (f *flights[K, V]) wrote(together int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.company = together > 1 || len(f.waiting) > 0
+}
+
 // queues let one change of an image at a time through, so that those that wait for the same image
-// hold no connection. Other processes are kept out by the database.
+// are in no transaction. Other processes are kept out by the database.
 type queues struct {
 	mu    sync.Mutex
 	heads map[api.Image]*queue

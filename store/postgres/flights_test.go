@@ -57,6 +57,8 @@ func (a *airport) lands(n int, err error) {
 
 func (a *airport) want(t *testing.T, when string, flights ...[]int) {
 	t.Helper()
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if got := fmt.Sprint(a.flown); got != fmt.Sprint(flights) {
 		t.Errorf("%s: flights are %v, want %v", when, got, flights)
 	}

@@ -59,7 +59,8 @@ type Store struct {
 	known   *memory
 	states  *flights[*imageRow, bool]      // whether what is known is current
 	content *flights[api.Image, *imageRow] // what images have
-	writing *queues                        // one change of an image at a time gets a connection
+	writing *queues                        // one change of an image at a time is written
+	writes  *flights[*writer, struct{}]    // what is written
 	slow    chan struct{}                  // bounds everything but reads, so that those always find a connection
 	checked sync.Mutex
 	ready   atomic.Bool // the schema is one that this program runs on
@@ -97,6 +98,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s.states = &flights[*imageRow, bool]{read: s.readStates, most: reads, room: maxStates}
 	s.content = &flights[api.Image, *imageRow]{read: s.readContent, most: max(1, reads/2), room: maxContent}
+	s.writes = &flights[*writer, struct{}]{read: s.write, most: cap(s.slow), room: maxWrites}
 	ctx, cancel := context.WithTimeout(ctx, 2*o.Timeout)
 	defer cancel()
 	switch err := s.check(ctx); {

@@ -16,7 +16,7 @@ type preparable struct{ name, text string }
 var (
 	statesStatement    = preparable{"countersign_states", stateQuery}
 	lockStatement      = preparable{"countersign_lock", lockQuery}
-	stateStatement     = preparable{"countersign_state", `SELECT state FROM images WHERE (host, repository, digest) = ($1, $2, $3)`}
+	namedStatement     = preparable{"countersign_named", statesQuery}
 	imageStatement     = preparable{"countersign_image", imageWrite}
 	signatureStatement = preparable{"countersign_signature", signatureWrite}
 	recordStatement    = preparable{"countersign_record", recordWrite}
@@ -59,7 +59,7 @@ func prepare(ctx context.Context, conn *pgx.Conn) error {
 	if serving != c.PID() {
 		return nil
 	}
-	for _, s := range []preparable{statesStatement, lockStatement, stateStatement, imageStatement, signatureStatement, recordStatement} {
+	for _, s := range []preparable{statesStatement, lockStatement, namedStatement, imageStatement, signatureStatement, recordStatement} {
 		err := within(func(ctx context.Context) error {
 			_, err := conn.Prepare(ctx, s.name, s.text)
 			return err

@@ -8,8 +8,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"github.com/countersign-dev/countersign/store"
 )
 
 // errSchema is around what is wrong with a schema.
@@ -86,12 +84,4 @@ func (s *Store) mendTrail(ctx context.Context, conn *pgxpool.Conn) error {
 			WHERE (r.xid, r.id) = (n.xid, n.id)`)
 		return err
 	})
-}
-
-// decided keeps an error that the contract names out of what counts as the database's.
-func decided(err error) error {
-	if err == nil || errors.Is(err, store.ErrUnavailable) {
-		return err
-	}
-	return errDecided{err}
 }

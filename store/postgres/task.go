@@ -5,8 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,55 +27,94 @@ func scanTask(row pgx.CollectableRow) (t store.Task, err error) {
 	return t, err
 }
 
+// keysOf are those of the tasks that a change is about, each once.
+func keysOf(c store.Change) (keys []string) {
+	for _, then := range c.Then {
+		keys = append(keys, then.Key)
+	}
+	if c.Ends != nil {
+		keys = append(keys, c.Ends.Key)
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
+// readTasks gives each part those that it is about.
+func (t *transaction) readTasks(r pgx.BatchResults) error {
+	rows, err := r.Query()
+	if err != nil {
+		return err
+	}
+	all, err := pgx.CollectRows(rows, scanTask)
+	for _, task := range all {
+		for _, p := range t.parts {
+			if slices.Contains(keysOf(p.change), task.Key) {
+				p.tasks[task.Key] = task
+			}
+		}
+	}
+	return err
+}
+
 // end decides what becomes of the task that the change ends; nil: there is none.
-func (t *transaction) end() (*store.Task, error) {
-	ends := t.change.Ends
+func (p *part) end(now time.Time) (*store.Task, error) {
+	ends := p.change.Ends
 	if ends == nil {
 		return nil, nil
 	}
-	have, ok := t.tasks[ends.Key]
+	have, ok := p.tasks[ends.Key]
 	if !ok {
 		return nil, fmt.Errorf("%w: there is no task %s", store.ErrLease, ends.Key)
 	}
-	ended, err := have.End(*ends, t.now)
+	ended, err := have.End(*ends, now)
 	return &ended, err
 }
 
-// writeTasks writes in the order of keys, as everybody does: nobody waits for each other.
-func (t *transaction) writeTasks(b *pgx.Batch, ended *store.Task) {
-	write := map[string]store.Task{}
-	if ended != nil {
-		write[ended.Key] = *ended
+// A taskWrite is a task as it is to be.
+type taskWrite struct {
+	store.Task
+	ours bool // what is there is overwritten, also while it is queued
+}
+
+// taskWrites are what the change does to tasks.
+func (p *part) taskWrites(now time.Time) (writes map[string]taskWrite) {
+	writes = map[string]taskWrite{}
+	if p.ended != nil {
+		writes[p.ended.Key] = taskWrite{*p.ended, true}
 	}
-	for _, then := range t.change.Then {
-		have, there := t.tasks[then.Key]
-		if is, ok := write[then.Key]; ok {
-			have, there = is, is.State != store.Done
+	for _, then := range p.change.Then {
+		have, there := p.tasks[then.Key]
+		is, ours := writes[then.Key]
+		if ours {
+			have, there = is.Task, is.State != store.Done
 		}
 		if there && have.State == store.Queued {
 			continue
 		}
 		then.State, then.Lease, then.Attempts = store.Queued, "", 0
 		if then.Queued.IsZero() {
-			then.Queued = t.now
+			then.Queued = now
 		}
 		if then.Due.IsZero() {
-			then.Due = t.now
+			then.Due = now
 		}
-		write[then.Key] = then
+		writes[then.Key] = taskWrite{then, p.ended != nil && p.ended.Key == then.Key}
 	}
-	keys := make([]string, 0, len(write))
-	for key := range write {
-		keys = append(keys, key)
+	return writes
+}
+
+// writeTasks writes in the order of keys, as everybody does: nobody waits for each other.
+func (t *transaction) writeTasks(b *pgx.Batch) {
+	all := map[string]taskWrite{}
+	for _, p := range t.writing() {
+		maps.Copy(all, p.taskWrites(t.now))
 	}
-	slices.SortFunc(keys, strings.Compare)
-	for _, key := range keys {
-		task := write[key]
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		task := all[key]
 		if task.State == store.Done {
 			b.Queue(`DELETE FROM tasks WHERE key = $1`, key)
 			continue
 		}
-		ours := ended != nil && ended.Key == key
 		// A task that another image's change queued meanwhile stays, unless it is dead.
 		b.Queue(`INSERT INTO tasks (`+taskColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 			ON CONFLICT (key) DO UPDATE SET kind = excluded.kind, host = excluded.host, repository = excluded.repository, digest = excluded.digest,
@@ -83,7 +122,7 @@ func (t *transaction) writeTasks(b *pgx.Batch, ended *store.Task) {
 				problem = excluded.problem, queued = excluded.queued, lease = excluded.lease
 			WHERE $13 OR tasks.state <> '`+store.Queued+`'`,
 			key, task.Kind, task.Image.Host, task.Image.Repository, string(task.Image.Digest), task.Detail, task.State, task.Due,
-			task.Attempts, task.Problem, task.Queued, task.Lease, ours)
+			task.Attempts, task.Problem, task.Queued, task.Lease, task.ours)
 	}
 }
 

@@ -1,0 +1,160 @@
+package postgres_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/countersign-dev/countersign/store"
+	"github.com/countersign-dev/countersign/store/postgres"
+)
+
+// An answer is what became of a change.
+type answer struct {
+	set store.Set
+	err error
+}
+
+// together makes changes that come together. What each is answered comes on a channel of its own.
+func together(t *testing.T, s *postgres.Store, changes ...store.Change) (answers []chan answer) {
+	t.Helper()
+	for range changes {
+		answers = append(answers, make(chan answer, 1))
+	}
+	err := s.Write(changes, func(n int, set store.Set, err error) { answers[n] <- answer{set, err} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answers
+}
+
+// wants has one signature, or fails so.
+func wants(t *testing.T, what string, got answer, failure error) {
+	t.Helper()
+	if !errors.Is(got.err, failure) || failure == nil && len(got.set.Signatures) != 1 {
+		t.Errorf("%s: %d signatures, %v, want 1, %v", what, len(got.set.Signatures), got.err, failure)
+	}
+}
+
+// Changes that come together share a transaction, each is decided by itself, and what is refused is neither
+// there nor keeps the others.
+func TestShared(t *testing.T) {
+	t.Parallel()
+	name, url := database(t, template)
+	s := open(t, options(url))
+	do(t, s, adding(image("stopped"), 0))
+	stopped := store.Change{Image: image("stopped"), Withdraw: []store.Withdrawal{{ID: "w", Scope: store.ScopeImage, Reason: "lost"}}, Record: store.Record{Action: store.Withdrawn}}
+	do(t, s, stopped)
+	ends := adding(image("leased"), 1)
+	ends.Ends = &store.Task{Key: "none", Lease: "ours", State: store.Done}
+	answers := together(t, s, adding(image("a"), 1), adding(image("stopped"), 1), ends, adding(image("b"), 1), adding(image("c"), 1))
+	for n, failure := range []error{nil, store.ErrWithdrawn, store.ErrLease, nil, nil} {
+		wants(t, fmt.Sprint("change ", n), <-answers[n], failure)
+	}
+	const perTransaction = "SELECT string_agg(n::text, ' ' ORDER BY xid) FROM (SELECT xid, count(*) AS n FROM records GROUP BY xid) x"
+	if got := psql(t, shared, name, perTransaction); got != "1 1 3" {
+		t.Errorf("records by transaction: %s, want 1 1 3", got)
+	}
+	if got := len(get(t, s, image("leased")).Signatures); got != 0 {
+		t.Errorf("what was refused has %d signatures", got)
+	}
+	answers = together(t, s, adding(image("stopped"), 2))
+	wants(t, "all refused", <-answers[0], store.ErrWithdrawn)
+	do(t, s, adding(image("a"), 2))
+}
+
+// Where the database refuses what one of them writes, as it does with a name that no index has room for, the
+// others are written.
+func TestSharedRefused(t *testing.T) {
+	t.Parallel()
+	_, url := database(t, template)
+	s := open(t, options(url))
+	var long strings.Builder
+	for n := rand.New(rand.NewPCG(1, 2)); long.Len() < 20_000; {
+		fmt.Fprintf(&long, "%x", n.Uint64())
+	}
+	answers := together(t, s, adding(image("a"), 1), adding(image(long.String()), 1), adding(image("b"), 1))
+	for n, failure := range []error{nil, store.ErrUnavailable, nil} {
+		wants(t, fmt.Sprint("change ", n), <-answers[n], failure)
+	}
+}
+
+// An image that another process has at this moment is waited for by whoever changes it, and by nobody else.
+func TestSharedHeld(t *testing.T) {
+	t.Parallel()
+	_, url := database(t, template)
+	s := open(t, options(url))
+	other, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close(t.Context())
+	if _, err := other.Exec(t.Context(), "SELECT pg_advisory_lock(hashtextextended($1, 0))", image("held").String()); err != nil {
+		t.Fatal(err)
+	}
+	answers := together(t, s, adding(image("a"), 1), adding(image("held"), 1), adding(image("b"), 1))
+	wants(t, "one before it", <-answers[0], nil)
+	wants(t, "one behind it", <-answers[2], nil)
+	select {
+	case got := <-answers[1]:
+		t.Fatalf("the image is changed while another has it: %v", got)
+	default:
+	}
+	if _, err := other.Exec(t.Context(), "SELECT pg_advisory_unlock_all()"); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, "when it is free", <-answers[1], nil)
+}
+
+// Changes that are about the same task come one after the other: each sees what the one before it left.
+func TestSharedTask(t *testing.T) {
+	t.Parallel()
+	name, url := database(t, template)
+	s := open(t, options(url))
+	var changes []store.Change
+	for _, repository := range []string{"a", "b", "c"} {
+		c := adding(image(repository), 1)
+		c.Then = []store.Task{{Key: "one for all", Kind: "sign", Image: c.Image}, {Key: repository, Kind: "sign", Image: c.Image}}
+		changes = append(changes, c)
+	}
+	for n, got := range together(t, s, changes...) {
+		wants(t, fmt.Sprint("change ", n), <-got, nil)
+	}
+	if got := psql(t, shared, name, "SELECT string_agg(key || ' of ' || repository, ', ' ORDER BY key) FROM tasks"); got != "a of a, b of b, c of c, one for all of a" {
+		t.Errorf("tasks are %s", got)
+	}
+}
+
+// Many who write at once share transactions, in the order that their images are written in.
+func TestSharedByMany(t *testing.T) {
+	t.Parallel()
+	name, url := database(t, template)
+	s, other := open(t, options(url)), open(t, options(url))
+	const writers, each = 32, 20
+	var all sync.WaitGroup
+	for n := range writers {
+		all.Go(func() {
+			for m := range each {
+				s := []*postgres.Store{s, other}[m%2]
+				set, err := s.Do(t.Context(), adding(image(fmt.Sprint("app", n)), m))
+				if err != nil || len(set.Signatures) != m+1 {
+					t.Errorf("change %d of app%d: %d signatures, %v", m, n, len(set.Signatures), err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if got := psql(t, shared, name, "SELECT count(DISTINCT xid) < count(*) / 3 FROM records"); got != "t" {
+		t.Errorf("%s records are of %s transactions, want a third at most", psql(t, shared, name, "SELECT count(*) FROM records"),
+			psql(t, shared, name, "SELECT count(DISTINCT xid) FROM records"))
+	}
+	const order = `SELECT count(*) FROM (SELECT reason::int AS has, row_number() OVER (PARTITION BY repository ORDER BY xid, id) - 1 AS want FROM records) x WHERE has <> want`
+	if got := psql(t, shared, name, order); got != "0" {
+		t.Errorf("%s records are elsewhere in the trail than their image's changes were made", got)
+	}
+}

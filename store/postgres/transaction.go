@@ -1,0 +1,269 @@
+package postgres
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/countersign-dev/countersign/api"
+	"github.com/countersign-dev/countersign/store"
+)
+
+// commitPatience is how long a commit may take, as when it waits for a standby. Whoever asked for it
+// is told earlier that it may or may not have happened.
+const commitPatience = 30 * time.Second
+
+// A transaction is one attempt at changes of images that are all different. No two of them are about
+// the same task.
+type transaction struct {
+	*Store
+	conn  *pgx.Conn
+	now   time.Time
+	parts []*part
+}
+
+// A part of a transaction is one change.
+type part struct {
+	change    store.Change
+	elsewhere bool // another process has the image: nothing else is known, and nothing happens
+	before    *imageRow
+	tasks     map[string]store.Task // that are there, of those that the change is about
+
+	// What it makes of that; err: nothing, for the change is refused.
+	row     *imageRow
+	records []store.Record
+	ended   *store.Task
+	err     error
+}
+
+func (s *Store) begin(conn *pgx.Conn, parts ...*part) *transaction {
+	return &transaction{Store: s, conn: conn, now: instant(s.o.Clock()), parts: parts}
+}
+
+func (t *transaction) run(ctx context.Context) error {
+	began := t.o.Clock()
+	if err := t.lock(ctx); err != nil {
+		return err
+	}
+	for _, p := range t.parts {
+		if !p.elsewhere {
+			p.err = p.decide(t.now, t.o.Limits)
+		}
+	}
+	if len(t.writing()) == 0 {
+		_ = t.rollback(ctx) // a connection that is not through is closed
+		return nil
+	}
+	if err := t.commit(ctx); err != nil {
+		return err
+	}
+	for _, p := range t.writing() {
+		if p.row == p.before {
+			p.row.isAt(pgtype.TID{}) // it was written, and is elsewhere now
+			continue
+		}
+		p.row.currentSince(began)
+		t.known.put(p.row, true)
+	}
+	return nil
+}
+
+// writing are the parts that write.
+func (t *transaction) writing() (parts []*part) {
+	for _, p := range t.parts {
+		if !p.elsewhere && p.err == nil {
+			parts = append(parts, p)
+		}
+	}
+	return parts
+}
+
+// decide says what the change makes of what is there.
+func (p *part) decide(now time.Time, l store.Limits) (err error) {
+	before := p.before.set()
+	after, records, err := before.Apply(p.change, l)
+	if err != nil {
+		return err
+	}
+	if p.ended, err = p.end(now); err != nil {
+		return err
+	}
+	p.row, p.records = p.before, records
+	if after.Version != before.Version {
+		p.row = p.before.replaced(after, rand.Text())
+	}
+	return nil
+}
+
+// outcome is what Do returns when the transaction is through.
+func (p *part) outcome() (store.Set, error) {
+	if p.err != nil {
+		return store.Set{}, p.err
+	}
+	return p.row.set(), nil
+}
+
+func (t *transaction) rollback(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, t.o.Timeout)
+	defer cancel()
+	_, err := t.conn.Exec(ctx, "ROLLBACK")
+	return err
+}
+
+// lockQuery takes the images' locks, and says which it has. One is waited for. Of several those that others have
+// are left out: they would hold up the rest, and who waits with locks can be waited for. Time-outs are the
+// transaction's own: nothing is set on a connection that others use next.
+const lockQuery = `SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $1, true),
+	set_config('idle_in_transaction_session_timeout', $1, true),
+	set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true),
+	ARRAY(SELECT CASE WHEN cardinality($2::text[]) > 1 THEN pg_try_advisory_xact_lock(hashtextextended(image, 0))
+		ELSE pg_advisory_xact_lock(hashtextextended(image, 0))::text IS NOT NULL END FROM unnest($2::text[]) AS image)`
+
+// statesQuery says in which state images are; NULL: there is no such image.
+const statesQuery = `SELECT (SELECT i.state FROM images i WHERE (i.host, i.repository, i.digest) = (a.host, a.repository, a.digest))
+	FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS a (host, repository, digest, n) ORDER BY n`
+
+// lock begins, and reads under the images' locks. The isolation is said, because what a
+// database has for a default could read what was there before the locks.
+func (t *transaction) lock(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, t.o.Timeout+time.Second) // the database's comes first
+	defer cancel()
+	images := make([]api.Image, len(t.parts))
+	names := make([]string, len(t.parts))
+	var keys []string
+	for n, p := range t.parts {
+		images[n], names[n] = p.change.Image, p.change.Image.String()
+		keys = append(keys, keysOf(p.change)...)
+	}
+	a := t.ask(images...)
+	var b pgx.Batch
+	b.Queue(`BEGIN ISOLATION LEVEL READ COMMITTED`)
+	lockStatement.queue(&b, t.conn, fmt.Sprint(t.o.Timeout.Milliseconds()), names)
+	namedStatement.queue(&b, t.conn, a.arguments()[:3]...)
+	if len(keys) > 0 {
+		b.Queue(taskQuery+` WHERE key = ANY($1) ORDER BY key FOR UPDATE`, keys)
+	}
+	r := t.conn.SendBatch(ctx, &b)
+	states, err := t.locked(r, len(keys) > 0)
+	if err := errors.Join(err, r.Close()); err != nil {
+		return err
+	}
+	return t.content(ctx, a, states)
+}
+
+// locked reads which images are ours now, in which states they are, and the tasks.
+func (t *transaction) locked(r pgx.BatchResults, tasks bool) (states []string, err error) {
+	if _, err := r.Exec(); err != nil {
+		return nil, err
+	}
+	var ours []bool
+	if err := r.QueryRow().Scan(nil, nil, nil, nil, &ours); err != nil {
+		return nil, err
+	}
+	if len(ours) != len(t.parts) {
+		return nil, fmt.Errorf("asked for %d locks, the database answers for %d", len(t.parts), len(ours))
+	}
+	rows, err := r.Query()
+	if err != nil {
+		return nil, err
+	}
+	var state *string
+	_, err = pgx.ForEachRow(rows, []any{&state}, func() error {
+		if state == nil {
+			state = new(string)
+		}
+		states = append(states, *state)
+		state = nil
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(states) != len(t.parts) {
+		return nil, fmt.Errorf("asked for %d states, the database answers with %d", len(t.parts), len(states))
+	}
+	for n, p := range t.parts {
+		p.elsewhere, p.tasks = !ours[n], map[string]store.Task{}
+	}
+	if !tasks {
+		return states, nil
+	}
+	return states, t.readTasks(r)
+}
+
+// content sees to it that the parts know what their images have: that is asked for only where they are in
+// another state than is known.
+func (t *transaction) content(ctx context.Context, a asked, states []string) error {
+	var wanted asked
+	var parts []*part
+	for n, p := range t.parts {
+		if p.before = a.known[n]; p.elsewhere || p.before.state == states[n] {
+			continue
+		}
+		parts = append(parts, p)
+		wanted.images, wanted.known = append(wanted.images, a.images[n]), append(wanted.known, a.known[n])
+	}
+	if len(parts) == 0 {
+		return nil
+	}
+	rows, err := t.conn.Query(ctx, imageQuery, wanted.arguments()...)
+	if err != nil {
+		return err
+	}
+	found, err := wanted.rows(rows)
+	if err != nil {
+		return err
+	}
+	for n, p := range parts {
+		p.before = found[n]
+	}
+	return nil
+}
+
+// commit writes everything, and waits without a time-out of the database's: one that ended a commit
+// would leave it here and not on the standby, and say that all is well.
+func (t *transaction) commit(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, commitPatience)
+	defer cancel()
+	var b pgx.Batch
+	for _, p := range t.writing() {
+		t.writeImage(&b, p)
+		t.writeRecords(&b, p.records)
+	}
+	t.writeTasks(&b)
+	b.Queue(`SET LOCAL statement_timeout = 0`)
+	b.Queue(`COMMIT`)
+	delete(t.conn.PgConn().CustomData(), warned)
+	r := t.conn.SendBatch(ctx, &b)
+	for range b.Len() - 1 {
+		if _, err := r.Exec(); err != nil {
+			_ = r.Close()
+			return maybe(err)
+		}
+	}
+	tag, err := r.Exec()
+	if err = errors.Join(err, r.Close()); err != nil {
+		return fmt.Errorf("%w: %w", errMaybe, err)
+	}
+	if tag.String() != "COMMIT" {
+		return fmt.Errorf("%w: COMMIT was answered %s", errMaybe, tag)
+	}
+	if warning, ok := t.conn.PgConn().CustomData()[warned]; ok {
+		return fmt.Errorf("%w: COMMIT was answered with a warning, %v", errMaybe, warning)
+	}
+	return nil
+}
+
+// maybe is what an error before COMMIT means: what the database refused did not happen, but of a
+// connection that broke nobody knows how far it came.
+func maybe(err error) error {
+	if broken(err) {
+		return fmt.Errorf("%w: %w", errMaybe, err)
+	}
+	return err
+}
