@@ -55,9 +55,9 @@ func (s *Store) Do(ctx context.Context, c store.Change) (store.Set, error) {
 // keeps nobody.
 func (s *Store) write(all []*writer) ([]struct{}, error) {
 	together, alone := strangers(all)
-	alone = append(alone, s.share(together)...)
+	alone = append(alone, s.share(false, together...)...)
 	for _, w := range alone {
-		go s.share([]*writer{w})
+		go s.share(true, w)
 	}
 	return make([]struct{}, len(all)), nil
 }
@@ -83,13 +83,14 @@ next:
 }
 
 // share makes changes in one transaction, answers, and returns who is to try again, alone: whose image is
-// another process's at this moment, or everybody where the database refuses what one of them writes.
-func (s *Store) share(all []*writer) (alone []*writer) {
+// another process's at this moment, and is not waited for, or everybody where the database refuses what one of them
+// writes.
+func (s *Store) share(waits bool, all ...*writer) (alone []*writer) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*s.o.Timeout)
 	defer cancel()
 	var t *transaction
 	err := s.slowly(ctx, func(_ context.Context, conn *pgxpool.Conn) error {
-		t = s.begin(conn.Conn())
+		t = s.begin(conn.Conn(), waits)
 		for _, w := range all {
 			t.parts = append(t.parts, &part{change: w.change})
 		}
@@ -122,7 +123,7 @@ func (s *Store) Mend(ctx context.Context, image api.Image, record store.Record) 
 	}
 	err = s.slowly(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
 		p := &part{change: c}
-		t := s.begin(conn.Conn(), p)
+		t := s.begin(conn.Conn(), true, p)
 		if err := t.lock(ctx); err != nil {
 			return err
 		}

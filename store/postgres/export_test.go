@@ -17,7 +17,7 @@ type Flights = flights[int, int]
 
 // NewFlights has so many at a time, with room for so many each.
 func NewFlights(most, room int, read func([]int) ([]int, error)) *Flights {
-	return &Flights{read: read, most: most, room: room}
+	return &Flights{read: read, most: most, room: room, time: late}
 }
 
 // Wait returns what is read of a number.

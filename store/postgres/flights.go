@@ -18,8 +18,12 @@ const (
 	maxWrites  = 64
 )
 
-// late is how long a flight keeps others on the ground. One that takes longer may hang.
-const late = 20 * time.Millisecond
+// How long a flight keeps others on the ground. One that takes longer may hang. A transaction may wait for a
+// standby far away, and others beside it would only take each other's processors.
+const (
+	late      = 20 * time.Millisecond
+	lateWrite = 250 * time.Millisecond
+)
 
 // A flight is one query that several readers wait for. Whoever joins it does so before it starts.
 type flight[K comparable, V any] struct {
@@ -34,8 +38,9 @@ type flight[K comparable, V any] struct {
 // the more share. Only where one is late, or has no more room, there are others beside it.
 type flights[K comparable, V any] struct {
 	read func([]K) ([]V, error)
-	most int // at a time
-	room int // of one
+	most int           // at a time
+	room int           // of one
+	time time.Duration // that one may take before it is late
 
 	mu       sync.Mutex
 	boarding bool // one is about to start, with the first of waiting
@@ -99,7 +104,7 @@ func (f *flights[K, V]) fly() {
 	f.start()
 	f.mu.Unlock()
 	landed, isLate := false, false
-	watch := time.AfterFunc(late, func() {
+	watch := time.AfterFunc(f.time, func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		if !landed {

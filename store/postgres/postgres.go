@@ -96,9 +96,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		pool.Close()
 		return nil, err
 	}
-	s.states = &flights[*imageRow, bool]{read: s.readStates, most: reads, room: maxStates}
-	s.content = &flights[api.Image, *imageRow]{read: s.readContent, most: max(1, reads/2), room: maxContent}
-	s.writes = &flights[*writer, struct{}]{read: s.write, most: cap(s.slow), room: maxWrites}
+	s.states = &flights[*imageRow, bool]{read: s.readStates, most: reads, room: maxStates, time: late}
+	s.content = &flights[api.Image, *imageRow]{read: s.readContent, most: max(1, reads/2), room: maxContent, time: late}
+	s.writes = &flights[*writer, struct{}]{read: s.write, most: cap(s.slow), room: maxWrites, time: lateWrite}
 	ctx, cancel := context.WithTimeout(ctx, 2*o.Timeout)
 	defer cancel()
 	switch err := s.check(ctx); {

@@ -14,12 +14,12 @@ import (
 type preparable struct{ name, text string }
 
 var (
-	statesStatement    = preparable{"countersign_states", stateQuery}
-	lockStatement      = preparable{"countersign_lock", lockQuery}
-	namedStatement     = preparable{"countersign_named", statesQuery}
-	imageStatement     = preparable{"countersign_image", imageWrite}
-	signatureStatement = preparable{"countersign_signature", signatureWrite}
-	recordStatement    = preparable{"countersign_record", recordWrite}
+	statesStatement     = preparable{"countersign_states", stateQuery}
+	lockStatement       = preparable{"countersign_lock", lockQuery}
+	namedStatement      = preparable{"countersign_named", statesQuery}
+	imagesStatement     = preparable{"countersign_images", imagesWrite}
+	signaturesStatement = preparable{"countersign_signatures", signaturesWrite}
+	recordsStatement    = preparable{"countersign_records", recordsWrite}
 )
 
 // prepared is where a connection remembers that they are.
@@ -59,7 +59,7 @@ func prepare(ctx context.Context, conn *pgx.Conn) error {
 	if serving != c.PID() {
 		return nil
 	}
-	for _, s := range []preparable{statesStatement, lockStatement, namedStatement, imageStatement, signatureStatement, recordStatement} {
+	for _, s := range []preparable{statesStatement, lockStatement, namedStatement, imagesStatement, signaturesStatement, recordsStatement} {
 		err := within(func(ctx context.Context) error {
 			_, err := conn.Prepare(ctx, s.name, s.text)
 			return err

@@ -105,10 +105,13 @@ func TestSharedHeld(t *testing.T) {
 		t.Fatalf("the image is changed while another has it: %v", got)
 	default:
 	}
+	lone := together(t, s, adding(image("held"), 1))
+	wants(t, "while one waits alone", <-together(t, s, adding(image("c"), 1))[0], nil)
 	if _, err := other.Exec(t.Context(), "SELECT pg_advisory_unlock_all()"); err != nil {
 		t.Fatal(err)
 	}
 	wants(t, "when it is free", <-answers[1], nil)
+	wants(t, "one that came alone", <-lone[0], nil)
 }
 
 // Changes that are about the same task come one after the other: each sees what the one before it left.

@@ -24,6 +24,7 @@ type transaction struct {
 	*Store
 	conn  *pgx.Conn
 	now   time.Time
+	waits bool // for its image, which then is its only one
 	parts []*part
 }
 
@@ -41,8 +42,8 @@ type part struct {
 	err     error
 }
 
-func (s *Store) begin(conn *pgx.Conn, parts ...*part) *transaction {
-	return &transaction{Store: s, conn: conn, now: instant(s.o.Clock()), parts: parts}
+func (s *Store) begin(conn *pgx.Conn, waits bool, parts ...*part) *transaction {
+	return &transaction{Store: s, conn: conn, now: instant(s.o.Clock()), waits: waits, parts: parts}
 }
 
 func (t *transaction) run(ctx context.Context) error {
@@ -115,14 +116,13 @@ func (t *transaction) rollback(ctx context.Context) error {
 	return err
 }
 
-// lockQuery takes the images' locks, and says which it has. One is waited for. Of several those that others have
-// are left out: they would hold up the rest, and who waits with locks can be waited for. Time-outs are the
-// transaction's own: nothing is set on a connection that others use next.
+// lockQuery takes the images' locks, and says which it has. Who waits for one has no other: else those who wait
+// could wait for each other. Time-outs are the transaction's own: nothing is set on a connection that others use next.
 const lockQuery = `SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $1, true),
 	set_config('idle_in_transaction_session_timeout', $1, true),
 	set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true),
-	ARRAY(SELECT CASE WHEN cardinality($2::text[]) > 1 THEN pg_try_advisory_xact_lock(hashtextextended(image, 0))
-		ELSE pg_advisory_xact_lock(hashtextextended(image, 0))::text IS NOT NULL END FROM unnest($2::text[]) AS image)`
+	ARRAY(SELECT CASE WHEN $3::boolean THEN pg_advisory_xact_lock(hashtextextended(image, 0))::text IS NOT NULL
+		ELSE pg_try_advisory_xact_lock(hashtextextended(image, 0)) END FROM unnest($2::text[]) AS image)`
 
 // statesQuery says in which state images are; NULL: there is no such image.
 const statesQuery = `SELECT (SELECT i.state FROM images i WHERE (i.host, i.repository, i.digest) = (a.host, a.repository, a.digest))
@@ -143,7 +143,7 @@ func (t *transaction) lock(ctx context.Context) error {
 	a := t.ask(images...)
 	var b pgx.Batch
 	b.Queue(`BEGIN ISOLATION LEVEL READ COMMITTED`)
-	lockStatement.queue(&b, t.conn, fmt.Sprint(t.o.Timeout.Milliseconds()), names)
+	lockStatement.queue(&b, t.conn, fmt.Sprint(t.o.Timeout.Milliseconds()), names, t.waits)
 	namedStatement.queue(&b, t.conn, a.arguments()[:3]...)
 	if len(keys) > 0 {
 		b.Queue(taskQuery+` WHERE key = ANY($1) ORDER BY key FOR UPDATE`, keys)
@@ -231,11 +231,7 @@ func (t *transaction) commit(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, commitPatience)
 	defer cancel()
 	var b pgx.Batch
-	for _, p := range t.writing() {
-		t.writeImage(&b, p)
-		t.writeRecords(&b, p.records)
-	}
-	t.writeTasks(&b)
+	t.write(&b)
 	b.Queue(`SET LOCAL statement_timeout = 0`)
 	b.Queue(`COMMIT`)
 	delete(t.conn.PgConn().CustomData(), warned)

@@ -2,53 +2,95 @@ package postgres
 
 import (
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/store"
 )
 
-// What a change that adds a signature writes.
+// What changes that add signatures write: a list for each column, so that a statement writes for all of them.
+// The names of a record are some of all, from and to a place.
 const (
-	imageWrite = `INSERT INTO images (host, repository, digest, version, serial, state) VALUES ($1, $2, $3, $4, $5, $6)
+	imagesWrite = `INSERT INTO images (host, repository, digest, version, serial, state)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
 		ON CONFLICT (host, repository, digest) DO UPDATE SET version = excluded.version, serial = excluded.serial, state = excluded.state`
-	signatureWrite = `INSERT INTO signatures (host, repository, digest, serial, name, identity, fingerprint, user_id, reference, own, origin, uploader, signed, added, content)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`
-	recordWrite = `INSERT INTO records (time, action, subject, address, host, repository, digest, names, fingerprint, reference, reason)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
+	signaturesWrite = `INSERT INTO signatures (host, repository, digest, serial, name, identity, fingerprint, user_id, reference, own, origin, uploader, signed, added, content)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
+			$10::boolean[], $11::text[], $12::text[], $13::timestamptz[], $14::timestamptz[], $15::bytea[])`
+	recordsWrite = `INSERT INTO records (time, action, subject, address, host, repository, digest, names, fingerprint, reference, reason)
+		SELECT r.time, r.action, r.subject, r.address, r.host, r.repository, r.digest, ($8::text[])[r.first:r.last], r.fingerprint, r.reference, r.reason
+		FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $9::bigint[], $10::bigint[],
+			$11::text[], $12::text[], $13::text[]) WITH ORDINALITY
+			AS r (time, action, subject, address, host, repository, digest, first, last, fingerprint, reference, reason, n) ORDER BY r.n`
 )
 
-// writeImage also writes the image's row where nothing changed: a commit that writes waits for a
+// column lists one value of each.
+func column[R, V any](rows []R, value func(R) V) []V {
+	values := make([]V, len(rows))
+	for n, r := range rows {
+		values[n] = value(r)
+	}
+	return values
+}
+
+// write queues everything that the parts write, the tasks last.
+func (t *transaction) write(b *pgx.Batch) {
+	parts := t.writing()
+	t.writeImages(b, parts)
+	for _, p := range parts {
+		p.deleteSignatures(b)
+		p.writeWithdrawals(b)
+	}
+	t.writeSignatures(b, parts)
+	t.writeRecords(b, parts)
+	t.writeTasks(b)
+}
+
+// writeImages also writes the row of an image where nothing changed: a commit that writes waits for a
 // standby to have everything before it, and what the caller is told it has is there, too.
-func (t *transaction) writeImage(b *pgx.Batch, p *part) {
-	i, before, row := p.change.Image, p.before, p.row
-	if row == before {
-		b.Queue(`UPDATE images SET version = version WHERE (host, repository, digest) = ($1, $2, $3)`, i.Host, i.Repository, string(i.Digest))
+func (t *transaction) writeImages(b *pgx.Batch, parts []*part) {
+	var rows []*imageRow
+	for _, p := range parts {
+		if i := p.change.Image; p.row == p.before {
+			b.Queue(`UPDATE images SET version = version WHERE (host, repository, digest) = ($1, $2, $3)`, i.Host, i.Repository, string(i.Digest))
+			continue
+		}
+		rows = append(rows, p.row)
+	}
+	if len(rows) == 0 {
 		return
 	}
-	imageStatement.queue(b, t.conn, i.Host, i.Repository, string(i.Digest), row.version, row.serial, row.state)
-	gone := func(s signatureRow) bool { return !row.has(s.Serial) }
-	if len(before.damages) > 0 || slices.ContainsFunc(before.signatures, gone) {
-		kept := []int64{}
-		for _, s := range row.signatures {
-			kept = append(kept, s.Serial)
-		}
-		// Also what does not read: it can be brought again.
-		b.Queue(`DELETE FROM signatures WHERE (host, repository, digest) = ($1, $2, $3) AND serial <> ALL ($4)`, i.Host, i.Repository, string(i.Digest), kept)
+	imagesStatement.queue(b, t.conn,
+		column(rows, func(r *imageRow) string { return r.image.Host }),
+		column(rows, func(r *imageRow) string { return r.image.Repository }),
+		column(rows, func(r *imageRow) string { return string(r.image.Digest) }),
+		column(rows, func(r *imageRow) int64 { return r.version }),
+		column(rows, func(r *imageRow) int64 { return r.serial }),
+		column(rows, func(r *imageRow) string { return r.state }))
+}
+
+func (p *part) deleteSignatures(b *pgx.Batch) {
+	gone := func(s signatureRow) bool { return !p.row.has(s.Serial) }
+	if len(p.before.damages) == 0 && !slices.ContainsFunc(p.before.signatures, gone) {
+		return
 	}
-	for _, s := range row.signatures {
-		if !before.has(s.Serial) {
-			signatureStatement.queue(b, t.conn, i.Host, i.Repository, string(i.Digest), s.Serial,
-				s.Name, s.Identity, s.Fingerprint, s.UserID, s.Reference, s.Own, s.Origin, s.Uploader, s.Signed, s.Added, s.Content)
-		}
-	}
-	for _, w := range before.withdrawn {
-		if !row.has(w.Serial) {
+	kept := column(p.row.signatures, func(s signatureRow) int64 { return s.Serial })
+	// Also what does not read: it can be brought again.
+	b.Queue(`DELETE FROM signatures WHERE (host, repository, digest) = ($1, $2, $3) AND serial <> ALL ($4)`,
+		p.change.Image.Host, p.change.Image.Repository, string(p.change.Image.Digest), kept)
+}
+
+func (p *part) writeWithdrawals(b *pgx.Batch) {
+	i := p.change.Image
+	for _, w := range p.before.withdrawn {
+		if !p.row.has(w.Serial) {
 			b.Queue(`DELETE FROM withdrawals WHERE (host, repository, digest, serial) = ($1, $2, $3, $4)`, i.Host, i.Repository, string(i.Digest), w.Serial)
 		}
 	}
-	for _, w := range row.withdrawn {
-		if !before.has(w.Serial) {
+	for _, w := range p.row.withdrawn {
+		if !p.before.has(w.Serial) {
 			b.Queue(`INSERT INTO withdrawals (host, repository, digest, serial, id, scope, name, identity, key, reason, subject, time)
 				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`, i.Host, i.Repository, string(i.Digest), w.Serial,
 				w.ID, w.Scope, w.Name, w.Identity, w.Key, w.Reason, w.Subject, w.Time)
@@ -56,15 +98,74 @@ func (t *transaction) writeImage(b *pgx.Batch, p *part) {
 	}
 }
 
-func (t *transaction) writeRecords(b *pgx.Batch, records []store.Record) {
-	for _, r := range records {
-		if r.Time.IsZero() {
-			r.Time = t.now
-		}
-		if r.Names == nil {
-			r.Names = []string{}
-		}
-		recordStatement.queue(b, t.conn, r.Time, r.Action, r.Subject, r.Address,
-			r.Image.Host, r.Image.Repository, string(r.Image.Digest), r.Names, r.Fingerprint, r.Reference, r.Reason)
+func (t *transaction) writeSignatures(b *pgx.Batch, parts []*part) {
+	type row struct {
+		image api.Image
+		signatureRow
 	}
+	var rows []row
+	for _, p := range parts {
+		for _, s := range p.row.signatures {
+			if !p.before.has(s.Serial) {
+				rows = append(rows, row{p.change.Image, s})
+			}
+		}
+	}
+	if len(rows) == 0 {
+		return
+	}
+	text := func(value func(row) string) []string { return column(rows, value) }
+	signaturesStatement.queue(b, t.conn,
+		text(func(r row) string { return r.image.Host }),
+		text(func(r row) string { return r.image.Repository }),
+		text(func(r row) string { return string(r.image.Digest) }),
+		column(rows, func(r row) int64 { return r.Serial }),
+		text(func(r row) string { return r.Name }),
+		text(func(r row) string { return r.Identity }),
+		text(func(r row) string { return r.Fingerprint }),
+		text(func(r row) string { return r.UserID }),
+		text(func(r row) string { return r.Reference }),
+		column(rows, func(r row) bool { return r.Own }),
+		text(func(r row) string { return r.Origin }),
+		text(func(r row) string { return r.Uploader }),
+		column(rows, func(r row) time.Time { return r.Signed }),
+		column(rows, func(r row) time.Time { return r.Added }),
+		column(rows, func(r row) []byte { return r.signatureRow.Content }))
+}
+
+func (t *transaction) writeRecords(b *pgx.Batch, parts []*part) {
+	type row struct {
+		store.Record
+		first, last int64 // of its names, from 1
+	}
+	var rows []row
+	names := []string{}
+	for _, p := range parts {
+		for _, r := range p.records {
+			if r.Time.IsZero() {
+				r.Time = t.now
+			}
+			first := int64(len(names)) + 1
+			names = append(names, r.Names...)
+			rows = append(rows, row{r, first, int64(len(names))})
+		}
+	}
+	if len(rows) == 0 {
+		return
+	}
+	text := func(value func(row) string) []string { return column(rows, value) }
+	recordsStatement.queue(b, t.conn,
+		column(rows, func(r row) time.Time { return r.Time }),
+		text(func(r row) string { return r.Action }),
+		text(func(r row) string { return r.Subject }),
+		text(func(r row) string { return r.Address }),
+		text(func(r row) string { return r.Image.Host }),
+		text(func(r row) string { return r.Image.Repository }),
+		text(func(r row) string { return string(r.Image.Digest) }),
+		names,
+		column(rows, func(r row) int64 { return r.first }),
+		column(rows, func(r row) int64 { return r.last }),
+		text(func(r row) string { return r.Fingerprint }),
+		text(func(r row) string { return r.Reference }),
+		text(func(r row) string { return r.Reason }))
 }
