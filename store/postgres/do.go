@@ -19,7 +19,8 @@ type writer struct {
 	answer func(store.Set, error) // once, and waits for nobody
 }
 
-// Do implements store.Store.
+// Do implements store.Store. Changes of different images that come together share a transaction: one is made at a
+// time, so that those who come meanwhile share the next. A lone one waits for nobody.
 func (s *Store) Do(ctx context.Context, c store.Change) (store.Set, error) {
 	c, err := clean(c)
 	if err != nil {

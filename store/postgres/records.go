@@ -16,7 +16,7 @@ import (
 // The trail is ordered by the transaction that a record came with, and its place in it. A record is
 // shown only when every transaction with a lower number has ended, so nothing comes before it later
 // (pg_snapshot_xmin: all below have ended). Numbers are given in the order that changes of one image
-// were made in, since each gets its own when it has the image's lock, and one that began after
+// were made in, since each gets its own when it has its images' locks, and one that began after
 // another had ended has the higher one.
 const trailQuery = `
 SELECT r.xid < pg_snapshot_xmin(pg_current_snapshot()), r.xid::text, r.id, r.time, r.action, r.subject, r.address,
