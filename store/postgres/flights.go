@@ -25,7 +25,8 @@ const (
 	lateWrite = 250 * time.Millisecond
 )
 
-// A flight is one query that several readers wait for. Whoever joins it does so before it starts.
+// A flight is one query that several readers wait for, or one transaction that writers share. Whoever joins it
+// does so before it starts.
 type flight[K comparable, V any] struct {
 	keys  []K
 	at    map[K]int // of keys

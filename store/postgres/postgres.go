@@ -60,7 +60,7 @@ type Store struct {
 	states  *flights[*imageRow, bool]      // whether what is known is current
 	content *flights[api.Image, *imageRow] // what images have
 	writing *queues                        // one change of an image at a time is written
-	writes  *flights[*writer, struct{}]    // what is written
+	writes  *flights[*writer, struct{}]    // who writes together; each is answered by itself
 	slow    chan struct{}                  // bounds everything but reads, so that those always find a connection
 	checked sync.Mutex
 	ready   atomic.Bool // the schema is one that this program runs on
