@@ -85,8 +85,10 @@ func (d *direct) ask(l *line, r *http.Request) (*http.Response, error) {
 		return answer, nil
 	}
 	answer.Body = body
-	if out, ok := body.ctx.Value(relayKey{}).(*relay); ok && answer.ContentLength >= relayedFrom {
-		answer.Body = &relaying{body, out, answer.ContentLength}
+	if answer.ContentLength >= relayedFrom {
+		if out, ok := body.ctx.Value(relayKey{}).(*relay); ok {
+			answer.Body = &relaying{body, out, answer.ContentLength}
+		}
 	}
 	return answer, nil
 }

@@ -21,6 +21,8 @@ type script struct {
 	mu  sync.Mutex
 	say func(c net.Conn, connection, request int) // numbered from 1; nil: it hangs up
 	all []net.Conn
+
+	heard *http.Request // what it was asked last
 }
 
 func newScript(t testing.TB, say func(c net.Conn, connection, request int)) *script {
@@ -60,11 +62,14 @@ func (s *script) serve(c net.Conn, connection int) {
 	defer c.Close()
 	r := bufio.NewReader(c)
 	for n := 1; ; n++ {
-		if _, err := http.ReadRequest(r); err != nil {
+		heard, err := http.ReadRequest(r)
+		if err != nil {
 			return
 		}
+		_, _ = io.Copy(io.Discard, heard.Body) // the next request begins behind it
 		s.mu.Lock()
 		say := s.say
+		s.heard = heard
 		s.mu.Unlock()
 		if say == nil {
 			return

@@ -70,6 +70,7 @@ type RemoteConfig struct {
 type Remote struct {
 	c        RemoteConfig
 	client   bearer.Client
+	direct   *direct
 	proxy    *httputil.ReverseProxy
 	relays   *httputil.ReverseProxy // the same, for what is relayed
 	relaying chan struct{}          // what is
@@ -100,8 +101,8 @@ func NewRemote(c RemoteConfig) (*Remote, error) {
 		client:   bearer.Client{Transport: transport, Registry: c.URL, Host: c.Host, Realms: c.Realms},
 		watched:  &watched{pushed: e.Pushed, tagged: e.Tagged, deleted: e.Deleted, refusal: e.Refusal, log: e.Log},
 	}
-	passing := newDirect(transport, c)
-	r.proxy, r.relays = r.through(passing, copySize, 0), r.through(passing, relaySize, -1)
+	r.direct = newDirect(transport, c)
+	r.proxy, r.relays = r.through(r.direct, copySize, 0), r.through(r.direct, relaySize, -1)
 	return r, nil
 }
 

@@ -31,6 +31,10 @@ func (r *Remote) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		serveError(w, errcode.ErrorCodeUnsupported.WithMessage("registries have no such method"))
 		return
 	}
+	if r.isPlainRead(req) {
+		r.read(w, req)
+		return
+	}
 	ctx := WithAuthorization(req.Context(), req.Header.Get("Authorization"))
 	if _, _, ok := manifestPath(req.URL.Path); ok && (req.Method == http.MethodPut || req.Method == http.MethodDelete) {
 		// The registry may have done it when the client leaves, and then it must not go unseen. That
@@ -145,8 +149,7 @@ func (r *Remote) rewrite(p *httputil.ProxyRequest) {
 
 // passed sees every answer of the registry before the client does.
 func (r *Remote) passed(answer *http.Response) error {
-	answer.Header.Del("X-Registry-Supports-Signatures") // what it supports is not what this server does
-	r.relative(answer)
+	r.clean(answer)
 	if answer.Request.Method == http.MethodDelete {
 		return r.deleted(answer)
 	}
@@ -160,6 +163,14 @@ func (r *Remote) passed(answer *http.Response) error {
 		return nil
 	}
 	return r.watch(answer.Request.Context(), *push)
+}
+
+// clean takes out of an answer what is not for clients of this server.
+func (r *Remote) clean(answer *http.Response) {
+	answer.Header.Del("X-Registry-Supports-Signatures") // what it supports is not what this server does
+	if answer.Header["Location"] != nil || answer.Header["Link"] != nil {
+		r.relative(answer)
+	}
 }
 
 // deleted reports a manifest or a tag that the registry says it has deleted.
