@@ -106,16 +106,16 @@ func (s *Server) Handler() http.Handler {
 		}
 		handlers[i].ServeHTTP(w, r)
 	})
-	// What every pull asks has a prefix of its own: it is spared the router's bookkeeping.
+	// What every pull asks has a route that no other has a part of: it is spared the router's bookkeeping.
 	var often []int
 	for i, route := range routes {
-		if ofSignatures(route.path) {
+		if ofSignatures(route.path) || route.path == api.RegistryPrefix+"*" {
 			often = append(often, i)
 		}
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for _, i := range often {
-			if r.URL.RawPath == "" && routes[i].covers(r.URL.Path) {
+			if r.URL.RawPath == "" && Often(r.URL.Path) && routes[i].covers(r.URL.Path) {
 				handlers[i].ServeHTTP(w, r)
 				return
 			}
