@@ -2,7 +2,6 @@ package repeat
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -81,8 +80,12 @@ func (w *reply) WriteHeader(status int) {
 	}
 	b := append(w.room.AvailableBuffer(), "HTTP/1.1 "...)
 	b = append(strconv.AppendInt(b, int64(status), 10), ' ')
-	b = append(append(b, cmp.Or(http.StatusText(status), fmt.Sprintf("status code %d", status))...), "\r\n"...)
-	w.room.Write(b)
+	if text := http.StatusText(status); text != "" {
+		b = append(b, text...)
+	} else {
+		b = fmt.Appendf(b, "status code %d", status)
+	}
+	w.room.Write(append(b, "\r\n"...))
 	without := ofBody
 	if status == http.StatusNotModified {
 		without = ofUnchanged
