@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -16,11 +18,13 @@ var _ store.Store = (*Store)(nil)
 // A writer wants a change. Its image is its own until it is answered.
 type writer struct {
 	change store.Change
+	until  time.Time              // after that nothing is begun for it: nobody waits any more
 	answer func(store.Set, error) // once, and waits for nobody
 }
 
 // Do implements store.Store. Changes of different images that come together share a transaction: one is made at a
-// time, so that those who come meanwhile share the next. A lone one waits for nobody.
+// time, so that those who come meanwhile share the next. A lone one waits for nobody, and the first after several
+// a moment for others.
 func (s *Store) Do(ctx context.Context, c store.Change) (store.Set, error) {
 	c, err := clean(c)
 	if err != nil {
@@ -29,7 +33,8 @@ func (s *Store) Do(ctx context.Context, c store.Change) (store.Set, error) {
 	if ctx.Err() != nil {
 		return store.Set{}, unavailable(ctx.Err())
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, 3*s.o.Timeout, fmt.Errorf("no answer within %v", 3*s.o.Timeout))
+	until := time.Now().Add(3 * s.o.Timeout)
+	ctx, cancel := context.WithDeadlineCause(ctx, until, s.noAnswer())
 	defer cancel()
 	next, err := s.writing.wait(ctx, c.Image)
 	if err != nil {
@@ -40,7 +45,7 @@ func (s *Store) Do(ctx context.Context, c store.Change) (store.Set, error) {
 		err error
 	}
 	done := make(chan outcome, 1)
-	s.writes.join(&writer{c, func(set store.Set, err error) {
+	s.writes.join(&writer{c, until, func(set store.Set, err error) {
 		next()
 		done <- outcome{set, err}
 	}})
@@ -52,15 +57,45 @@ func (s *Store) Do(ctx context.Context, c store.Change) (store.Set, error) {
 	}
 }
 
+func (s *Store) noAnswer() error { return fmt.Errorf("no answer within %v", 3*s.o.Timeout) }
+
 // write makes changes of images that are all different, together where that may be. Who is to be alone
 // keeps nobody.
 func (s *Store) write(all []*writer) ([]struct{}, error) {
-	together, alone := strangers(all)
-	alone = append(alone, s.share(false, together...)...)
+	together, alone := strangers(s.inTime(all))
+	if len(together) > 0 {
+		alone = append(alone, s.share(false, together...)...)
+	}
 	for _, w := range alone {
-		go s.share(true, w)
+		go s.writeAlone(w)
 	}
 	return make([]struct{}, len(all)), nil
+}
+
+// inTime leaves out those for whom nobody waits any more, as after a database was away.
+func (s *Store) inTime(all []*writer) (rest []*writer) {
+	now := time.Now()
+	for _, w := range all {
+		if now.Before(w.until) {
+			rest = append(rest, w)
+			continue
+		}
+		w.answer(store.Set{}, unavailable(s.noAnswer()))
+	}
+	return rest
+}
+
+// writeAlone leaves a connection to those who wait for no image.
+func (s *Store) writeAlone(w *writer) {
+	late := time.NewTimer(time.Until(w.until))
+	defer late.Stop()
+	select {
+	case s.alone <- struct{}{}:
+		defer func() { <-s.alone }()
+		s.share(true, w)
+	case <-late.C:
+		w.answer(store.Set{}, unavailable(s.noAnswer()))
+	}
 }
 
 // strangers parts those who have a task with one of the others from the rest, who have none.
@@ -84,10 +119,11 @@ next:
 }
 
 // share makes changes in one transaction, answers, and returns who is to try again, alone: whose image is
-// another process's at this moment, and is not waited for, or everybody where the database refuses what one of them
-// writes.
+// or whose task is another process's at this moment, and is not waited for, or everybody where the database refuses
+// what one of them writes.
 func (s *Store) share(waits bool, all ...*writer) (alone []*writer) {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*s.o.Timeout)
+	latest := slices.MaxFunc(all, func(a, b *writer) int { return a.until.Compare(b.until) })
+	ctx, cancel := context.WithDeadline(context.Background(), latest.until)
 	defer cancel()
 	var t *transaction
 	err := s.slowly(ctx, func(_ context.Context, conn *pgxpool.Conn) error {
@@ -97,12 +133,16 @@ func (s *Store) share(waits bool, all ...*writer) (alone []*writer) {
 		}
 		return t.run(context.WithoutCancel(ctx)) // each of its round trips has a time of its own
 	})
-	s.writes.wrote(len(all))
+	if !waits {
+		s.writes.wrote(len(all))
+	}
 	if len(all) > 1 && ofOne(err) {
 		return all
 	}
 	for n, w := range all {
 		switch {
+		case t != nil && t.parts[n].err != nil: // whatever became of the rest
+			w.answer(t.parts[n].outcome())
 		case err != nil:
 			w.answer(store.Set{}, err)
 		case t.parts[n].elsewhere:

@@ -19,6 +19,7 @@ const (
 	classAuthorization = "28"
 	classDatabase      = "3D" // there is no such database
 	classRollback      = "40" // it got in another's way
+	classResources     = "53" // memory, disk or connections
 	classLimit         = "54" // something is too large
 	classState         = "55" // something is not as it has to be, as a lock
 	classOperator      = "57" // an operator intervened, the server shuts down
@@ -35,7 +36,7 @@ const (
 // errMaybe is around what may have happened although it failed: a commit without an answer.
 var errMaybe = errors.New("it is not known whether the change was committed")
 
-// errDecided is around what a transaction decided, whatever the database thinks of it.
+// errDecided is around what Take and Records say of what they found: the database is there.
 type errDecided struct{ error }
 
 func (e errDecided) Unwrap() error { return e.error }
@@ -89,7 +90,10 @@ func ofOne(err error) bool {
 	if !ok {
 		return !errors.Is(err, store.ErrUnavailable) // see unavailable
 	}
-	return slices.Contains([]string{classData, classIntegrity, classRollback, classLimit, classState}, refused.Code[:min(2, len(refused.Code))])
+	if refused.Code == codeCanceled {
+		return true // one of them may have waited for a lock
+	}
+	return slices.Contains([]string{classData, classIntegrity, classRollback, classResources, classLimit, classState}, refused.Code[:min(2, len(refused.Code))])
 }
 
 // refusesUs tells a database that is there and does not let us in.

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/countersign-dev/countersign/store"
 )
@@ -23,6 +24,9 @@ func NewFlights(most, room int, read func([]int) ([]int, error)) *Flights {
 // Wait returns what is read of a number.
 func (f *flights[K, V]) Wait(ctx context.Context, k K) (V, error) { return f.wait(ctx, k) }
 
+// Wrote says how many wrote together.
+func (f *flights[K, V]) Wrote(together int) { f.wrote(together) }
+
 // Late is how long a flight keeps others on the ground.
 const Late = late
 
@@ -37,11 +41,12 @@ func (s *Store) OnEach(ctx context.Context, statement string) (n int, err error)
 	return n, err
 }
 
-// Write makes changes of different images, which come together. What each is answered is told by its place.
-func (s *Store) Write(changes []store.Change, answer func(n int, set store.Set, err error)) error {
+// Write makes changes of different images, which come together and are wanted until then. What each is answered is
+// told by its place.
+func (s *Store) Write(until time.Time, changes []store.Change, answer func(n int, set store.Set, err error)) error {
 	all := make([]*writer, len(changes))
 	for n, c := range changes {
-		all[n] = &writer{c, func(set store.Set, err error) { answer(n, set, err) }}
+		all[n] = &writer{c, until, func(set store.Set, err error) { answer(n, set, err) }}
 	}
 	_, err := s.write(all)
 	return err

@@ -179,6 +179,6 @@ func (q *queues) wait(ctx context.Context, i api.Image) (func(), error) {
 		return func() { <-h.turn; leave() }, nil
 	case <-ctx.Done():
 		leave()
-		return nil, unavailable(ctx.Err())
+		return nil, unavailable(context.Cause(ctx))
 	}
 }

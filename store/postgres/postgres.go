@@ -61,6 +61,7 @@ type Store struct {
 	content *flights[api.Image, *imageRow] // what images have
 	writing *queues                        // one change of an image at a time is written
 	writes  *flights[*writer, struct{}]    // who writes together; each is answered by itself
+	alone   chan struct{}                  // bounds those who wait for an image that another process has
 	slow    chan struct{}                  // bounds everything but reads, so that those always find a connection
 	checked sync.Mutex
 	ready   atomic.Bool // the schema is one that this program runs on
@@ -98,6 +99,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s.states = &flights[*imageRow, bool]{read: s.readStates, most: reads, room: maxStates, time: late}
 	s.content = &flights[api.Image, *imageRow]{read: s.readContent, most: max(1, reads/2), room: maxContent, time: late}
+	s.alone = make(chan struct{}, max(1, cap(s.slow)-1))
 	s.writes = &flights[*writer, struct{}]{read: s.write, most: cap(s.slow), room: maxWrites, time: lateWrite}
 	ctx, cancel := context.WithTimeout(ctx, 2*o.Timeout)
 	defer cancel()

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -26,7 +27,7 @@ func together(t *testing.T, s *postgres.Store, changes ...store.Change) (answers
 	for range changes {
 		answers = append(answers, make(chan answer, 1))
 	}
-	err := s.Write(changes, func(n int, set store.Set, err error) { answers[n] <- answer{set, err} })
+	err := s.Write(time.Now().Add(patience), changes, func(n int, set store.Set, err error) { answers[n] <- answer{set, err} })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +89,7 @@ func TestSharedRefused(t *testing.T) {
 func TestSharedHeld(t *testing.T) {
 	t.Parallel()
 	_, url := database(t, template)
-	s := open(t, options(url))
+	s := open(t, options(url+" pool_max_conns=8"))
 	other, err := pgx.Connect(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
@@ -112,6 +113,24 @@ func TestSharedHeld(t *testing.T) {
 	}
 	wants(t, "when it is free", <-answers[1], nil)
 	wants(t, "one that came alone", <-lone[0], nil)
+}
+
+// What nobody waits for any more is not begun.
+func TestSharedLate(t *testing.T) {
+	t.Parallel()
+	_, url := database(t, template)
+	s := open(t, options(url))
+	answers := make(chan error, 1)
+	err := s.Write(time.Now(), []store.Change{adding(image("late"), 1)}, func(_ int, _ store.Set, err error) { answers <- err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-answers; !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("a change that nobody waits for: %v, want %v", err, store.ErrUnavailable)
+	}
+	if got := len(get(t, s, image("late")).Signatures); got != 0 {
+		t.Errorf("it has %d signatures, want none", got)
+	}
 }
 
 // Changes that are about the same task come one after the other: each sees what the one before it left.

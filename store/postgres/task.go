@@ -39,6 +39,17 @@ func keysOf(c store.Change) (keys []string) {
 	return slices.Compact(keys)
 }
 
+// askTasks takes the tasks. Who waits for no image waits for no task either, and asks which there are.
+func (t *transaction) askTasks(b *pgx.Batch, keys []string) {
+	const locked = taskQuery + ` WHERE key = ANY($1) ORDER BY key FOR UPDATE`
+	if t.waits {
+		b.Queue(locked, keys)
+		return
+	}
+	b.Queue(locked+` SKIP LOCKED`, keys)
+	b.Queue(`SELECT key FROM tasks WHERE key = ANY($1)`, keys)
+}
+
 // readTasks gives each part those that it is about.
 func (t *transaction) readTasks(r pgx.BatchResults) error {
 	rows, err := r.Query()
@@ -46,10 +57,27 @@ func (t *transaction) readTasks(r pgx.BatchResults) error {
 		return err
 	}
 	all, err := pgx.CollectRows(rows, scanTask)
+	if err != nil {
+		return err
+	}
 	for _, task := range all {
 		for _, p := range t.parts {
 			if slices.Contains(keysOf(p.change), task.Key) {
 				p.tasks[task.Key] = task
+			}
+		}
+	}
+	if t.waits {
+		return nil
+	}
+	if rows, err = r.Query(); err != nil {
+		return err
+	}
+	there, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	for _, p := range t.parts {
+		for _, key := range keysOf(p.change) {
+			if _, ours := p.tasks[key]; !ours && slices.Contains(there, key) {
+				p.elsewhere = true
 			}
 		}
 	}

@@ -24,14 +24,14 @@ type transaction struct {
 	*Store
 	conn  *pgx.Conn
 	now   time.Time
-	waits bool // for its image, which then is its only one
+	waits bool // for its image, which then is its only one, and for tasks
 	parts []*part
 }
 
 // A part of a transaction is one change.
 type part struct {
 	change    store.Change
-	elsewhere bool // another process has the image: nothing else is known, and nothing happens
+	elsewhere bool // another process has the image or a task: nothing else is known, and nothing happens
 	before    *imageRow
 	tasks     map[string]store.Task // that are there, of those that the change is about
 
@@ -146,7 +146,7 @@ func (t *transaction) lock(ctx context.Context) error {
 	lockStatement.queue(&b, t.conn, fmt.Sprint(t.o.Timeout.Milliseconds()), names, t.waits)
 	namedStatement.queue(&b, t.conn, a.arguments()[:3]...)
 	if len(keys) > 0 {
-		b.Queue(taskQuery+` WHERE key = ANY($1) ORDER BY key FOR UPDATE`, keys)
+		t.askTasks(&b, keys)
 	}
 	r := t.conn.SendBatch(ctx, &b)
 	states, err := t.locked(r, len(keys) > 0)
@@ -208,14 +208,21 @@ func (t *transaction) content(ctx context.Context, a asked, states []string) err
 		parts = append(parts, p)
 		wanted.images, wanted.known = append(wanted.images, a.images[n]), append(wanted.known, a.known[n])
 	}
-	if len(parts) == 0 {
-		return nil
+	for at := 0; at < len(parts); at += maxContent {
+		to := min(at+maxContent, len(parts))
+		if err := t.read(ctx, asked{wanted.images[at:to], wanted.known[at:to]}, parts[at:to]); err != nil {
+			return err
+		}
 	}
-	rows, err := t.conn.Query(ctx, imageQuery, wanted.arguments()...)
+	return nil
+}
+
+func (t *transaction) read(ctx context.Context, a asked, parts []*part) error {
+	rows, err := t.conn.Query(ctx, imageQuery, a.arguments()...)
 	if err != nil {
 		return err
 	}
-	found, err := wanted.rows(rows)
+	found, err := a.rows(rows)
 	if err != nil {
 		return err
 	}
