@@ -101,8 +101,8 @@ func (r *Remote) pass(w http.ResponseWriter, answer *http.Response) error {
 		}
 		header[name] = values
 	}
+	w.WriteHeader(answer.StatusCode) // it goes out with the body, or never
 	if answer.Body == http.NoBody {
-		w.WriteHeader(answer.StatusCode)
 		return nil
 	}
 	room := r.proxy.BufferPool.Get()
@@ -111,7 +111,6 @@ func (r *Remote) pass(w http.ResponseWriter, answer *http.Response) error {
 	if _, err := io.ReadFull(answer.Body, body); err != nil {
 		return err
 	}
-	w.WriteHeader(answer.StatusCode)
 	_, err := w.Write(body)
 	return err
 }

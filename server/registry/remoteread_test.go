@@ -222,6 +222,7 @@ func TestReadTogether(t *testing.T) {
 			t.Errorf("%d: the registry hears %v", n, r.Header)
 		}
 		w.Header().Set(fmt.Sprint("X-For-", n), "a")
+		w.Header().Set("Content-Length", fmt.Sprint(100*n)) // else it is chunked, and ReverseProxy's
 		_, _ = io.WriteString(w, strings.Repeat(string(rune('a'+n%26)), 100*n))
 	})
 	front, _ := pass(t, address, RemoteConfig{})
