@@ -114,10 +114,12 @@ func (s *Server) Handler() http.Handler {
 		}
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for _, i := range often {
-			if r.URL.RawPath == "" && Often(r.URL.Path) && routes[i].covers(r.URL.Path) {
-				handlers[i].ServeHTTP(w, r)
-				return
+		if r.URL.RawPath == "" && Often(r.URL.Path) {
+			for _, i := range often {
+				if routes[i].covers(r.URL.Path) {
+					handlers[i].ServeHTTP(w, r)
+					return
+				}
 			}
 		}
 		router.ServeHTTP(w, r)
