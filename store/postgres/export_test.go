@@ -41,12 +41,12 @@ func (s *Store) OnEach(ctx context.Context, statement string) (n int, err error)
 	return n, err
 }
 
-// Write makes changes of different images, which come together and are wanted until then. What each is answered is
-// told by its place.
-func (s *Store) Write(until time.Time, changes []store.Change, answer func(n int, set store.Set, err error)) error {
+// Write makes changes of different images, which come together, each wanted until its time. What each is answered
+// is told by its place.
+func (s *Store) Write(until []time.Time, changes []store.Change, answer func(n int, set store.Set, err error)) error {
 	all := make([]*writer, len(changes))
 	for n, c := range changes {
-		all[n] = &writer{c, until, func(set store.Set, err error) { answer(n, set, err) }}
+		all[n] = &writer{c, until[n], func(set store.Set, err error) { answer(n, set, err) }}
 	}
 	_, err := s.write(all)
 	return err

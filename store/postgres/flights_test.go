@@ -98,3 +98,30 @@ func TestFlights(t *testing.T) {
 		a.want(t, "when all have landed", append(four, []int{4, 5, 6, 8})...)
 	})
 }
+
+// A lone writer waits for nobody. Where the last had company the next waits for those who come soon.
+func TestFlightsGather(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := newAirport(1, 4)
+		a.come(t, nil, 1)
+		a.want(t, "when a lone one came", []int{1})
+		a.Wrote(1)
+		a.lands(0, nil)
+		a.come(t, nil, 2)
+		a.want(t, "when another lone one came", []int{1}, []int{2})
+		a.Wrote(2)
+		a.lands(1, nil)
+		a.come(t, nil, 3)
+		a.come(t, nil, 4)
+		a.want(t, "when the last had company", []int{1}, []int{2})
+		time.Sleep(20 * time.Millisecond)
+		synctest.Wait()
+		a.want(t, "when nobody has come for a moment", []int{1}, []int{2}, []int{3, 4})
+		a.lands(2, nil)
+		a.come(t, nil, 5, 6, 7, 8)
+		a.want(t, "when there is no more room", []int{1}, []int{2}, []int{3, 4}, []int{5, 6, 7, 8})
+		a.lands(3, nil)
+		a.passengers.Wait()
+	})
+}

@@ -24,10 +24,11 @@ type answer struct {
 // together makes changes that come together. What each is answered comes on a channel of its own.
 func together(t *testing.T, s *postgres.Store, changes ...store.Change) (answers []chan answer) {
 	t.Helper()
+	var until []time.Time
 	for range changes {
-		answers = append(answers, make(chan answer, 1))
+		answers, until = append(answers, make(chan answer, 1)), append(until, time.Now().Add(patience))
 	}
-	err := s.Write(time.Now().Add(patience), changes, func(n int, set store.Set, err error) { answers[n] <- answer{set, err} })
+	err := s.Write(until, changes, func(n int, set store.Set, err error) { answers[n] <- answer{set, err} })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,6 +67,9 @@ func TestShared(t *testing.T) {
 	}
 	answers = together(t, s, adding(image("stopped"), 2))
 	wants(t, "all refused", <-answers[0], store.ErrWithdrawn)
+	for n, got := range together(t, s, adding(image("a"), 1), adding(image("d"), 1)) { // the first is there already
+		wants(t, fmt.Sprint("change ", n, " of one that writes and one that is there"), <-got, nil)
+	}
 	do(t, s, adding(image("a"), 2))
 }
 
@@ -88,7 +92,7 @@ func TestSharedRefused(t *testing.T) {
 // An image that another process has at this moment is waited for by whoever changes it, and by nobody else.
 func TestSharedHeld(t *testing.T) {
 	t.Parallel()
-	_, url := database(t, template)
+	name, url := database(t, template)
 	s := open(t, options(url+" pool_max_conns=8"))
 	other, err := pgx.Connect(t.Context(), url)
 	if err != nil {
@@ -101,11 +105,7 @@ func TestSharedHeld(t *testing.T) {
 	answers := together(t, s, adding(image("a"), 1), adding(image("held"), 1), adding(image("b"), 1))
 	wants(t, "one before it", <-answers[0], nil)
 	wants(t, "one behind it", <-answers[2], nil)
-	select {
-	case got := <-answers[1]:
-		t.Fatalf("the image is changed while another has it: %v", got)
-	default:
-	}
+	eventually(t, "who changes it waits", func() bool { return waiting(t, name, "advisory") == "1" })
 	lone := together(t, s, adding(image("held"), 1))
 	wants(t, "while one waits alone", <-together(t, s, adding(image("c"), 1))[0], nil)
 	if _, err := other.Exec(t.Context(), "SELECT pg_advisory_unlock_all()"); err != nil {
@@ -115,19 +115,59 @@ func TestSharedHeld(t *testing.T) {
 	wants(t, "one that came alone", <-lone[0], nil)
 }
 
+// waiting counts who waits for locks of a kind, of this database.
+func waiting(t *testing.T, name, kind string) string {
+	t.Helper()
+	return psql(t, shared, name, fmt.Sprintf(`SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+		WHERE NOT l.granted AND l.locktype = '%s' AND a.datname = '%s'`, kind, name))
+}
+
+// Neither is a task that another process has, by anybody but whose it is.
+func TestSharedTaskHeld(t *testing.T) {
+	t.Parallel()
+	name, url := database(t, template)
+	s := open(t, options(url+" pool_max_conns=8"))
+	tasked := func(repository string) store.Change {
+		c := adding(image(repository), 1)
+		c.Then = []store.Task{{Key: "held", Kind: "sign", Image: c.Image}}
+		return c
+	}
+	do(t, s, tasked("before"))
+	other, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close(t.Context())
+	for _, sql := range []string{"BEGIN", "SELECT FROM tasks WHERE key = 'held' FOR UPDATE"} {
+		if _, err := other.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answers := together(t, s, adding(image("a"), 1), tasked("b"), adding(image("c"), 1))
+	wants(t, "one before it", <-answers[0], nil)
+	wants(t, "one behind it", <-answers[2], nil)
+	eventually(t, "who has the task waits", func() bool { return waiting(t, name, "transactionid") == "1" })
+	if _, err := other.Exec(t.Context(), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, "when it is free", <-answers[1], nil)
+}
+
 // What nobody waits for any more is not begun.
 func TestSharedLate(t *testing.T) {
 	t.Parallel()
 	_, url := database(t, template)
 	s := open(t, options(url))
-	answers := make(chan error, 1)
-	err := s.Write(time.Now(), []store.Change{adding(image("late"), 1)}, func(_ int, _ store.Set, err error) { answers <- err })
+	answers := []chan answer{make(chan answer, 1), make(chan answer, 1)}
+	until := []time.Time{time.Now(), time.Now().Add(patience)}
+	err := s.Write(until, []store.Change{adding(image("late"), 1), adding(image("wanted"), 1)}, func(n int, set store.Set, err error) {
+		answers[n] <- answer{set, err}
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := <-answers; !errors.Is(err, store.ErrUnavailable) {
-		t.Errorf("a change that nobody waits for: %v, want %v", err, store.ErrUnavailable)
-	}
+	wants(t, "a change that nobody waits for", <-answers[0], store.ErrUnavailable)
+	wants(t, "one beside it", <-answers[1], nil)
 	if got := len(get(t, s, image("late")).Signatures); got != 0 {
 		t.Errorf("it has %d signatures, want none", got)
 	}
