@@ -118,9 +118,9 @@ next:
 	return together, others
 }
 
-// share makes changes in one transaction, answers, and returns who is to try again, alone: whose image is
-// or whose task is another process's at this moment, and is not waited for, or everybody where the database refuses
-// what one of them writes.
+// share makes changes in one transaction, answers, and returns who is to try again, alone: whose image or task
+// another process has at this moment, which is not waited for, or everybody where the database refuses what one of
+// them writes.
 func (s *Store) share(waits bool, all ...*writer) (alone []*writer) {
 	latest := slices.MaxFunc(all, func(a, b *writer) int { return a.until.Compare(b.until) })
 	ctx, cancel := context.WithDeadline(context.Background(), latest.until)
