@@ -51,7 +51,10 @@ func (a *airport) come(t *testing.T, failure error, keys ...int) {
 }
 
 func (a *airport) lands(n int, err error) {
-	a.land[n] <- err
+	a.mu.Lock()
+	land := a.land[n]
+	a.mu.Unlock()
+	land <- err
 	synctest.Wait()
 }
 
@@ -120,6 +123,8 @@ func TestFlightsGather(t *testing.T) {
 		a.want(t, "when nobody has come for a moment", []int{1}, []int{2}, []int{3, 4})
 		a.lands(2, nil)
 		a.come(t, nil, 5, 6, 7, 8)
+		time.Sleep(3 * time.Millisecond) // it has looked once before all were there, or not at all
+		synctest.Wait()
 		a.want(t, "when there is no more room", []int{1}, []int{2}, []int{3, 4}, []int{5, 6, 7, 8})
 		a.lands(3, nil)
 		a.passengers.Wait()
