@@ -87,7 +87,7 @@ func up(m *migrate.Migrate) error {
 	if dirty, ok := errors.AsType[migrate.ErrDirty](err); ok {
 		return errDirty(dirty.Version)
 	}
-	if failed, ok := errors.AsType[*database.Error](err); ok && failed.OrigErr != nil {
+	if failed, ok := errors.AsType[database.Error](err); ok && failed.OrigErr != nil {
 		return fmt.Errorf("the migration failed: %w", failed.OrigErr) // its own message has the whole file
 	}
 	return err
