@@ -49,10 +49,11 @@ type Store interface {
 	// then on, also when ctx ends first: that is ErrUnavailable, and the change may still happen.
 	Do(ctx context.Context, c Change) (Set, error)
 	// List pages through what f asks for: signatures, without their Content, and withdrawals
-	// ordered by host, repository and digest bytewise and as they came, tasks by key. limit is 1
-	// to 1000; what is beyond counts as that. The cursor it returns is empty when there is no more;
-	// a page may be empty and still have one. What is there all along is listed once, whatever
-	// comes and goes meanwhile. Errors: ErrCursor, ErrUnavailable.
+	// ordered by host, repository and digest bytewise and as they came, tasks by key; signatures by
+	// one Key in an order of the store's own. limit is 1 to 1000; what is beyond counts as that. The
+	// cursor it returns is empty when there is no more; a page may be empty and still have one. What
+	// is there all along is listed once, whatever comes and goes meanwhile. Errors: ErrCursor,
+	// ErrUnavailable.
 	List(ctx context.Context, f Filter, after Cursor, limit int) ([]Entry, Cursor, error)
 	// Records pages through the audit trail in commit order. The cursor it returns continues
 	// behind the last record seen, also when there was none: nothing is ever inserted before it.

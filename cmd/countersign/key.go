@@ -45,8 +45,8 @@ func (k keyFile) open(ctx context.Context, signatures store.Store, controlled bo
 		if signatures == nil {
 			return nil, false, nil
 		}
-		there, _, err := signatures.List(ctx, store.Filter{Kind: store.Signatures}, "", 1)
-		if err != nil || len(there) > 0 {
+		there, more, err := signatures.List(ctx, store.Filter{Kind: store.Signatures}, "", 1)
+		if err != nil || len(there) > 0 || more != "" {
 			return nil, false, err
 		}
 		userID := keyMark

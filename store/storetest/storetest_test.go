@@ -99,6 +99,7 @@ func wrongs() map[string][]string {
 		"list_limit":             {"no page is too long", "pages have 100 at most"},
 		"list_meanwhile":         {"a cursor is a number"},
 		"list_behind_gone":       {"behind what is gone there is nothing"},
+		"list_key_behind_gone":   {"behind what is gone there is nothing", "no filter for key of a signature"},
 		"list_cursor":            {"any cursor is the beginning", "a cursor is any listing's", "any kind is a listing", "a damaged cursor is another error"},
 		"writers_one_image":      {"writers forget each other"},
 		"limit_none":             {"there is a limit always"},
