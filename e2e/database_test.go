@@ -124,8 +124,8 @@ func TestMigrate(t *testing.T) {
 		all.Go(func() { migrate(t, d) })
 	}
 	all.Wait()
-	shows(t, migrate(t, d), "The schema is 1 already.")
-	shows(t, migrate(t, d, "-database-url", "postgres://pool@127.0.0.1:1/nothing", "-direct-url", d.URL("postgres")), "The schema is 1 already.")
+	shows(t, migrate(t, d), "The schema is 2 already.")
+	shows(t, migrate(t, d, "-database-url", "postgres://pool@127.0.0.1:1/nothing", "-direct-url", d.URL("postgres")), "The schema is 2 already.")
 	s := c.on(t, d.URL("postgres"))
 	digest := newImage("migrate").digest()
 	if status, err := c.put(t.Context(), s.address, digest, c.mustSign(t, digest)); err != nil || status != 201 {
@@ -135,14 +135,14 @@ func TestMigrate(t *testing.T) {
 
 	sql("UPDATE schema_migrations SET dirty = true")
 	refused("was cut", "countersign migrate")
-	shows(t, refusal(t, "migrate", "-database-url", d.URL("postgres")), "was cut", "countersign migrate -force 0")
-	shows(t, migrate(t, d, "-force", "0"), "is 1 now")
+	shows(t, refusal(t, "migrate", "-database-url", d.URL("postgres")), "was cut", "countersign migrate -force 1")
+	shows(t, migrate(t, d, "-force", "1"), "is 2 now")
 	c.check(t, c.on(t, d.URL("postgres")))
 
-	sql("UPDATE schema_migrations SET version = 2")
+	sql("UPDATE schema_migrations SET version = 3")
 	c.check(t, c.on(t, d.URL("postgres"))) // which it allows
-	sql("UPDATE schema_compatibility SET oldest = 2")
-	refused("schema 2", "later release")
+	sql("UPDATE schema_compatibility SET oldest = 3")
+	refused("schema 3", "later release")
 }
 
 // TestDatabaseSecrets looks for a password where none may be, and for what stops a start.

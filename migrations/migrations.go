@@ -3,7 +3,7 @@
 //
 // A migration only adds: what an older program wrote and reads stays where it is, so that replicas
 // are replaced one by one. One that must take something away comes at least a release later, and
-// says so in schema_compatibility.oldest.
+// says so in schema_compatibility.oldest. The second did not wait: there had been no release.
 package migrations
 
 import "embed"

@@ -24,17 +24,17 @@ func (b *bench) fillDatabase(ctx context.Context, d *database, n, signatures int
 			}
 		})
 	}
-	err := rows("images", "host, repository, digest, version, serial, state", func(w io.Writer, i int) {
+	err := rows("images", "host, repository, digest, version, serial, state, number", func(w io.Writer, i int) {
 		m := imageOf(i)
-		fmt.Fprintf(w, "%s\t%s\t%s\t1\t%d\t%026d\n", m.Host, m.Repository, m.Digest, signatures, i)
+		fmt.Fprintf(w, "%s\t%s\t%s\t1\t%d\t%026d\t%d\n", m.Host, m.Repository, m.Digest, signatures, i, i+1)
 	})
 	if err != nil {
 		return err
 	}
-	err = rows("signatures", "host, repository, digest, serial, name, identity, fingerprint, user_id, reference, own, origin, uploader, signed, added, content", func(w io.Writer, i int) {
+	err = rows("signatures", "image, host, repository, digest, serial, name, identity, fingerprint, user_id, reference, own, origin, uploader, signed, added, content", func(w io.Writer, i int) {
 		c := changeOf(i, signatures)
 		for k, s := range c.Add {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\tf\t%s\t%s\t%s\t%s\t\\\\x%x\n", c.Image.Host, c.Image.Repository, c.Image.Digest, k+1,
+			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\tf\t%s\t%s\t%s\t%s\t\\\\x%x\n", i+1, c.Image.Host, c.Image.Repository, c.Image.Digest, k+1,
 				s.Name, s.Identity, s.Fingerprint, s.UserID, s.Reference, s.Origin, s.Uploader, stamp, stamp, s.Content)
 		}
 	})

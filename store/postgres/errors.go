@@ -69,6 +69,12 @@ func broken(err error) bool {
 		strings.HasPrefix(refused.Code, classOperator) && refused.Code != codeCanceled
 }
 
+// drawnTwice tells that another process has drawn the same number for an image.
+func drawnTwice(err error) bool {
+	refused, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && refused.ConstraintName == "images_number"
+}
+
 // safeToRepeat tells whether something failed that certainly did not happen, and that may succeed.
 func safeToRepeat(err error) bool {
 	if errors.Is(err, errMaybe) || errors.Is(err, errSchema) {
@@ -77,7 +83,7 @@ func safeToRepeat(err error) bool {
 	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && (refused.Code == codeSerialization || refused.Code == codeDeadlock) {
 		return true
 	}
-	return broken(err) || otherwise(err) // the connection goes with its transaction
+	return broken(err) || otherwise(err) || drawnTwice(err) // the connection goes with its transaction
 }
 
 // ofOne tells whether what failed for several may be the fault of one of them: certainly nothing happened, and

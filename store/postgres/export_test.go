@@ -13,6 +13,9 @@ import (
 // MaxScanned is how much of a listing a page looks at.
 const MaxScanned = maxScanned
 
+// MaxImages is how many images a page has the signatures of, at least.
+const MaxImages = maxImages
+
 // Flights are of numbers.
 type Flights = flights[int, int]
 

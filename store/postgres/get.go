@@ -16,12 +16,12 @@ import (
 // has neither. Of one that is in the state that the caller knows already it returns nothing more.
 const imageQuery = `
 WITH asked AS (
-	SELECT a.n, i.ctid, i.host, i.repository, i.digest, i.version, i.serial, i.state, i.state <> a.state AS changed
+	SELECT a.n, i.ctid, i.host, i.repository, i.digest, i.number, i.version, i.serial, i.state, i.state <> a.state AS changed
 	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS a (host, repository, digest, state, n)
 	JOIN images i ON (i.host, i.repository, i.digest) = (a.host, a.repository, a.digest))
 SELECT i.n, i.ctid, i.version, i.serial, i.state, NULL::json, s.serial, s.name, s.identity, s.fingerprint, s.user_id,
 	s.reference, s.own, s.origin, s.uploader, s.signed, s.added, s.content
-FROM asked i LEFT JOIN signatures s ON i.changed AND (s.host, s.repository, s.digest) = (i.host, i.repository, i.digest)
+FROM asked i LEFT JOIN signatures s ON i.changed AND s.image = i.number
 UNION ALL
 SELECT i.n, i.ctid, i.version, i.serial, i.state, row_to_json(w), NULL, NULL, NULL, NULL, NULL,
 	NULL, NULL, NULL, NULL, NULL, NULL, NULL

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -18,7 +19,7 @@ import (
 type position struct {
 	kind   byte
 	serial int64
-	key    string // empty: at the beginning
+	key    string // an image's name, or its number in a listing by key, or a task's; empty: at the beginning
 }
 
 // encode writes a cursor that says what listing it is of.
@@ -38,7 +39,7 @@ func decode(kind byte, c store.Cursor) (position, error) {
 		return position{}, errCursor("begin without one")
 	}
 	p := position{kind, int64(binary.BigEndian.Uint64(raw[1:9])), string(raw[9:])}
-	if p.key != text(strings.ReplaceAll(p.key, separator, "")) && kind == 't' || p.serial < 0 {
+	if p.key != text(strings.ReplaceAll(p.key, separator, "")) && kind == inTasks || p.serial < 0 {
 		return position{}, errCursor("begin without one")
 	}
 	return p, nil
@@ -52,6 +53,11 @@ func behind(kind byte, i api.Image, serial int64) position {
 	return position{kind, serial, strings.Join([]string{i.Host, i.Repository, string(i.Digest)}, separator)}
 }
 
+// behindNumber is the position behind a signature in a listing by key.
+func behindNumber(number, serial int64) position {
+	return position{inKey, serial, strconv.FormatInt(number, 10)}
+}
+
 func (p position) image() (api.Image, bool) {
 	parts := strings.Split(p.key, separator)
 	if len(parts) != 3 {
@@ -61,8 +67,23 @@ func (p position) image() (api.Image, bool) {
 	return i, storable(i)
 }
 
+// number is that of an image, in a listing by key.
+func (p position) number() (int64, bool) {
+	n, err := strconv.ParseInt(p.key, 10, 64)
+	return n, err == nil
+}
+
 // check refuses a position that the filter does not lead to.
 func (p position) check(f store.Filter) error {
+	switch p.kind {
+	case inTasks:
+		return nil
+	case inKey:
+		if _, ok := p.number(); !ok {
+			return errCursor("begin without one")
+		}
+		return nil
+	}
 	i, ok := p.image()
 	if !ok || f.Host != "" && f.Host != i.Host || f.Host != "" && f.Repository != "" && f.Repository != i.Repository {
 		return errCursor("it is of a listing with another filter: begin without one")
@@ -72,13 +93,12 @@ func (p position) check(f store.Filter) error {
 
 // List implements store.Store.
 func (s *Store) List(ctx context.Context, f store.Filter, after store.Cursor, limit int) ([]store.Entry, store.Cursor, error) {
-	kinds := map[string]byte{store.Signatures: 's', store.Withdrawals: 'w', store.Tasks: 't'}
-	kind, ok := kinds[f.Kind]
-	if !ok {
+	kind := listingOf(f)
+	if kind == 0 {
 		return nil, "", fmt.Errorf("%q is no kind of listing", f.Kind)
 	}
 	at, err := decode(kind, after)
-	if err == nil && kind != 't' && after != "" {
+	if err == nil && after != "" {
 		err = at.check(f)
 	}
 	if err != nil {
@@ -88,33 +108,45 @@ func (s *Store) List(ctx context.Context, f store.Filter, after store.Cursor, li
 		return nil, "", unavailable(ctx.Err())
 	}
 	limit = clamp(limit)
+	read := rowsPage
+	if kind == inSignatures {
+		read = imagesPage
+	}
 	var rows []listed
 	var end position
-	err = s.slowly(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+	err = s.slowly(ctx, func(ctx context.Context, conn *pgxpool.Conn) (err error) {
 		ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 		defer cancel()
-		var err error
-		if end, err = findEnd(ctx, conn.Conn(), f, at); err != nil {
-			return err
-		}
-		found, err := query(ctx, conn.Conn(), page(f, at, end, limit))
-		if err != nil {
-			return err
-		}
-		rows, err = collect(kind, found)
+		rows, end, err = read(ctx, conn.Conn(), f, at, limit)
 		return err
 	})
 	if err != nil {
 		return nil, "", err
 	}
-	if len(rows) > limit {
-		rows = rows[:limit]
-		end = rows[limit-1].position(kind)
-	}
 	if end.key == "" {
 		return s.intact(rows), "", nil
 	}
 	return s.intact(rows), encode(end), nil
+}
+
+// rowsPage returns a page of a table whose rows are in the order of the listing, and where the next one begins; nowhere:
+// there is none.
+func rowsPage(ctx context.Context, conn *pgx.Conn, f store.Filter, at position, limit int) (rows []listed, end position, err error) {
+	if end, err = findEnd(ctx, conn, f, at); err != nil {
+		return nil, end, err
+	}
+	found, err := query(ctx, conn, page(f, at, end, limit))
+	if err != nil {
+		return nil, end, err
+	}
+	if rows, err = collect(at.kind, found); err != nil {
+		return nil, end, err
+	}
+	if len(rows) > limit {
+		rows = rows[:limit]
+		end = rows[limit-1].position(at.kind)
+	}
+	return rows, end, nil
 }
 
 // findEnd returns the position that the page ends at if it is not full before; none where it ends
@@ -128,9 +160,14 @@ func findEnd(ctx context.Context, conn *pgx.Conn, f store.Filter, at position) (
 		return position{}, err
 	}
 	ends, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (position, error) {
-		if at.kind == 't' {
+		switch at.kind {
+		case inTasks:
 			p := position{kind: at.kind}
 			return p, row.Scan(&p.key)
+		case inKey:
+			var number, serial int64
+			err := row.Scan(nil, &number, &serial)
+			return behindNumber(number, serial), err
 		}
 		var host, repository, digest string
 		var serial int64
@@ -146,13 +183,17 @@ func findEnd(ctx context.Context, conn *pgx.Conn, f store.Filter, at position) (
 // A listed is a row of a listing. One that is not intact only has its name.
 type listed struct {
 	store.Entry
+	number int64 // of a signature's image
 	serial int64
 	intact bool
 }
 
 func (l listed) position(kind byte) position {
-	if l.Task != nil {
+	switch kind {
+	case inTasks:
 		return position{kind: kind, key: l.Task.Key}
+	case inKey:
+		return behindNumber(l.number, l.serial)
 	}
 	return behind(kind, l.Image, l.serial)
 }
@@ -170,7 +211,7 @@ func (s *Store) intact(rows []listed) (page []store.Entry) {
 }
 
 func collect(kind byte, rows pgx.Rows) (all []listed, err error) {
-	if kind == 't' {
+	if kind == inTasks {
 		tasks, err := pgx.CollectRows(rows, scanTask)
 		for n := range tasks {
 			all = append(all, listed{Entry: store.Entry{Image: tasks[n].Image, Task: &tasks[n]}, intact: true})
@@ -182,10 +223,10 @@ func collect(kind byte, rows pgx.Rows) (all []listed, err error) {
 		var l listed
 		var host, repository, digest string
 		columns := []any{&host, &repository, &digest, &l.serial, &l.intact}
-		if kind == 's' {
+		if kind != inWithdrawals {
 			s := &store.Signature{}
 			l.Signature = s
-			columns = append(columns, &l.Index, &s.Name, &s.Identity, &s.Fingerprint, &s.UserID, &s.Reference, &s.Own, &s.Origin, &s.Uploader, &s.Signed, &s.Added)
+			columns = append(columns, &l.Index, &l.number, &s.Name, &s.Identity, &s.Fingerprint, &s.UserID, &s.Reference, &s.Own, &s.Origin, &s.Uploader, &s.Signed, &s.Added)
 		} else {
 			w := &store.Withdrawal{}
 			l.Withdrawal = w

@@ -237,7 +237,7 @@ func (s *Store) once(ctx context.Context, f func(ctx context.Context, conn *pgxp
 // note logs when the database goes away and when it comes back, once each. One that no longer knows a statement
 // is there.
 func (s *Store) note(err error) {
-	gone := err != nil && !otherwise(err) && errors.Is(unavailable(err), store.ErrUnavailable) && !errors.Is(err, context.Canceled)
+	gone := err != nil && !otherwise(err) && !drawnTwice(err) && errors.Is(unavailable(err), store.ErrUnavailable) && !errors.Is(err, context.Canceled)
 	switch {
 	case gone && s.away.CompareAndSwap(false, true):
 		s.o.Log.Error("the database is away", "error", err)

@@ -36,7 +36,7 @@ func (s preparable) queue(b *pgx.Batch, conn *pgx.Conn, arguments ...any) {
 	b.Queue(said, arguments...)
 }
 
-// prepare prepares the statements on a new connection, if the process that serves it is the one that it was
+// prepare prepares the statements on a new connection, and sets what is good for all of its queries, if the process that serves it is the one that it was
 // made to. A pooler, which may give each query to another process, has processes of its own for a client
 // to know, by which it cancels queries.
 //
@@ -59,13 +59,21 @@ func prepare(ctx context.Context, conn *pgx.Conn) error {
 	if serving != c.PID() {
 		return nil
 	}
+	// Where it has no statistics yet, as after an upgrade, the database would compile queries that read a row.
+	err = within(func(ctx context.Context) error {
+		_, err := conn.Exec(ctx, `SET jit = off`)
+		return err
+	})
+	if _, refused := errors.AsType[*pgconn.PgError](err); err != nil && !refused {
+		return err
+	}
 	for _, s := range []preparable{statesStatement, lockStatement, namedStatement, imagesStatement, signaturesStatement, recordsStatement} {
 		err := within(func(ctx context.Context) error {
 			_, err := conn.Prepare(ctx, s.name, s.text)
 			return err
 		})
 		if _, refused := errors.AsType[*pgconn.PgError](err); refused {
-			return nil // there is no such table yet
+			return nil // there is no such table or column yet
 		}
 		if err != nil {
 			return err

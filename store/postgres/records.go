@@ -32,11 +32,11 @@ type trailPlace struct {
 func (p trailPlace) before(o trailPlace) bool { return p.xid < o.xid || p.xid == o.xid && p.id < o.id }
 
 func (p trailPlace) cursor() store.Cursor {
-	return encode(position{kind: 'r', serial: p.id, key: strconv.FormatUint(p.xid, 10)})
+	return encode(position{kind: inTrail, serial: p.id, key: strconv.FormatUint(p.xid, 10)})
 }
 
 func parseTrailPlace(c store.Cursor) (p trailPlace, err error) {
-	at, err := decode('r', c)
+	at, err := decode(inTrail, c)
 	if err != nil || c == "" {
 		return p, err
 	}

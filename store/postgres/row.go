@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -203,6 +204,19 @@ func storable(i api.Image) bool {
 
 // instant is a time as the database keeps it. A zero time stays one.
 func instant(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
+
+// numberNoise are the bits of an image's number that are drawn, behind microseconds.
+const numberNoise = 12
+
+// numbersFrom is when microseconds begin to count, so that numbers are positive until 2097.
+var numbersFrom = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// drawNumber draws a number for the n-th image of a transaction. What is added next is then beside what was added last,
+// in the database's indexes. Should another process have drawn the same one, the database refuses it, and others are
+// drawn.
+func drawNumber(n int) int64 {
+	return (time.Since(numbersFrom).Microseconds()+int64(n))<<numberNoise | rand.Int64N(1<<numberNoise)
+}
 
 func imageOf(host, repository, d string) api.Image {
 	return api.Image{Host: host, Repository: repository, Digest: digest.Digest(d)}

@@ -31,7 +31,8 @@ type transaction struct {
 // A part of a transaction is one change.
 type part struct {
 	change    store.Change
-	elsewhere bool // another process has the image or a task: nothing else is known, and nothing happens
+	elsewhere bool  // another process has the image or a task: nothing else is known, and nothing happens
+	number    int64 // of the image: its own, or one that was drawn for a new one
 	before    *imageRow
 	tasks     map[string]store.Task // that are there, of those that the change is about
 
@@ -124,9 +125,11 @@ const lockQuery = `SELECT set_config('lock_timeout', $1, true), set_config('stat
 	ARRAY(SELECT CASE WHEN $3::boolean THEN pg_advisory_xact_lock(hashtextextended(image, 0))::text IS NOT NULL
 		ELSE pg_try_advisory_xact_lock(hashtextextended(image, 0)) END FROM unnest($2::text[]) AS image)`
 
-// statesQuery says in which state images are; NULL: there is no such image.
-const statesQuery = `SELECT (SELECT i.state FROM images i WHERE (i.host, i.repository, i.digest) = (a.host, a.repository, a.digest))
-	FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS a (host, repository, digest, n) ORDER BY n`
+// statesQuery says in which state images are, and their numbers; NULL: there is no such image. LIMIT has each looked
+// for by itself.
+const statesQuery = `SELECT i.state, i.number FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS a (host, repository, digest, n)
+	LEFT JOIN LATERAL (SELECT state, number FROM images i
+		WHERE (i.host, i.repository, i.digest) = (a.host, a.repository, a.digest) LIMIT 1) i ON true ORDER BY a.n`
 
 // lock begins, and reads under the images' locks. The isolation is said, because what a
 // database has for a default could read what was there before the locks.
@@ -168,24 +171,8 @@ func (t *transaction) locked(r pgx.BatchResults, tasks bool) (states []string, e
 	if len(ours) != len(t.parts) {
 		return nil, fmt.Errorf("asked for %d locks, the database answers for %d", len(t.parts), len(ours))
 	}
-	rows, err := r.Query()
-	if err != nil {
+	if states, err = t.readStates(r); err != nil {
 		return nil, err
-	}
-	var state *string
-	_, err = pgx.ForEachRow(rows, []any{&state}, func() error {
-		if state == nil {
-			state = new(string)
-		}
-		states = append(states, *state)
-		state = nil
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	if len(states) != len(t.parts) {
-		return nil, fmt.Errorf("asked for %d states, the database answers with %d", len(t.parts), len(states))
 	}
 	for n, p := range t.parts {
 		p.elsewhere, p.tasks = !ours[n], map[string]store.Task{}
@@ -194,6 +181,34 @@ func (t *transaction) locked(r pgx.BatchResults, tasks bool) (states []string, e
 		return states, nil
 	}
 	return states, t.readTasks(r)
+}
+
+// readStates reads in which state images are, empty for one that is not there, and their numbers.
+func (t *transaction) readStates(r pgx.BatchResults) (states []string, err error) {
+	rows, err := r.Query()
+	if err != nil {
+		return nil, err
+	}
+	var state pgtype.Text
+	var number pgtype.Int8
+	_, err = pgx.ForEachRow(rows, []any{&state, &number}, func() error {
+		n := len(states)
+		if n == len(t.parts) {
+			return fmt.Errorf("asked for %d states, the database answers with more", n)
+		}
+		if t.parts[n].number = number.Int64; !number.Valid {
+			t.parts[n].number = drawNumber(n)
+		}
+		states = append(states, state.String)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(states) != len(t.parts) {
+		return nil, fmt.Errorf("asked for %d states, the database answers with %d", len(t.parts), len(states))
+	}
+	return states, nil
 }
 
 // content sees to it that the parts know what their images have: that is asked for only where they are in

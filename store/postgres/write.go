@@ -13,12 +13,12 @@ import (
 // What changes that add signatures write: a list for each column, so that a statement writes for all of them.
 // The names of a record are some of all, from and to a place.
 const (
-	imagesWrite = `INSERT INTO images (host, repository, digest, version, serial, state)
-		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
+	imagesWrite = `INSERT INTO images (host, repository, digest, version, serial, state, number)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[])
 		ON CONFLICT (host, repository, digest) DO UPDATE SET version = excluded.version, serial = excluded.serial, state = excluded.state`
-	signaturesWrite = `INSERT INTO signatures (host, repository, digest, serial, name, identity, fingerprint, user_id, reference, own, origin, uploader, signed, added, content)
+	signaturesWrite = `INSERT INTO signatures (host, repository, digest, serial, name, identity, fingerprint, user_id, reference, own, origin, uploader, signed, added, content, image)
 		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-			$10::boolean[], $11::text[], $12::text[], $13::timestamptz[], $14::timestamptz[], $15::bytea[])`
+			$10::boolean[], $11::text[], $12::text[], $13::timestamptz[], $14::timestamptz[], $15::bytea[], $16::bigint[])`
 	recordsWrite = `INSERT INTO records (time, action, subject, address, host, repository, digest, names, fingerprint, reference, reason)
 		SELECT r.time, r.action, r.subject, r.address, r.host, r.repository, r.digest, ($8::text[])[r.first:r.last], r.fingerprint, r.reference, r.reason
 		FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $9::bigint[], $10::bigint[],
@@ -51,24 +51,29 @@ func (t *transaction) write(b *pgx.Batch) {
 // writeImages also writes the row of an image where nothing changed: a commit that writes waits for a
 // standby to have everything before it, and what the caller is told it has is there, too.
 func (t *transaction) writeImages(b *pgx.Batch, parts []*part) {
-	var rows []*imageRow
+	type row struct {
+		*imageRow
+		number int64
+	}
+	var rows []row
 	for _, p := range parts {
 		if i := p.change.Image; p.row == p.before {
 			b.Queue(`UPDATE images SET version = version WHERE (host, repository, digest) = ($1, $2, $3)`, i.Host, i.Repository, string(i.Digest))
 			continue
 		}
-		rows = append(rows, p.row)
+		rows = append(rows, row{p.row, p.number})
 	}
 	if len(rows) == 0 {
 		return
 	}
 	imagesStatement.queue(b, t.conn,
-		column(rows, func(r *imageRow) string { return r.image.Host }),
-		column(rows, func(r *imageRow) string { return r.image.Repository }),
-		column(rows, func(r *imageRow) string { return string(r.image.Digest) }),
-		column(rows, func(r *imageRow) int64 { return r.version }),
-		column(rows, func(r *imageRow) int64 { return r.serial }),
-		column(rows, func(r *imageRow) string { return r.state }))
+		column(rows, func(r row) string { return r.image.Host }),
+		column(rows, func(r row) string { return r.image.Repository }),
+		column(rows, func(r row) string { return string(r.image.Digest) }),
+		column(rows, func(r row) int64 { return r.version }),
+		column(rows, func(r row) int64 { return r.serial }),
+		column(rows, func(r row) string { return r.state }),
+		column(rows, func(r row) int64 { return r.number }))
 }
 
 func (p *part) deleteSignatures(b *pgx.Batch) {
@@ -78,8 +83,7 @@ func (p *part) deleteSignatures(b *pgx.Batch) {
 	}
 	kept := column(p.row.signatures, func(s signatureRow) int64 { return s.Serial })
 	// Also what does not read: it can be brought again.
-	b.Queue(`DELETE FROM signatures WHERE (host, repository, digest) = ($1, $2, $3) AND serial <> ALL ($4)`,
-		p.change.Image.Host, p.change.Image.Repository, string(p.change.Image.Digest), kept)
+	b.Queue(`DELETE FROM signatures WHERE image = $1 AND serial <> ALL ($2)`, p.number, kept)
 }
 
 func (p *part) writeWithdrawals(b *pgx.Batch) {
@@ -100,14 +104,15 @@ func (p *part) writeWithdrawals(b *pgx.Batch) {
 
 func (t *transaction) writeSignatures(b *pgx.Batch, parts []*part) {
 	type row struct {
-		image api.Image
+		image  api.Image
+		number int64
 		signatureRow
 	}
 	var rows []row
 	for _, p := range parts {
 		for _, s := range p.row.signatures {
 			if !p.before.has(s.Serial) {
-				rows = append(rows, row{p.change.Image, s})
+				rows = append(rows, row{p.change.Image, p.number, s})
 			}
 		}
 	}
@@ -130,7 +135,8 @@ func (t *transaction) writeSignatures(b *pgx.Batch, parts []*part) {
 		text(func(r row) string { return r.Uploader }),
 		column(rows, func(r row) time.Time { return r.Signed }),
 		column(rows, func(r row) time.Time { return r.Added }),
-		column(rows, func(r row) []byte { return r.signatureRow.Content }))
+		column(rows, func(r row) []byte { return r.signatureRow.Content }),
+		column(rows, func(r row) int64 { return r.number }))
 }
 
 func (t *transaction) writeRecords(b *pgx.Batch, parts []*part) {
