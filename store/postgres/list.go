@@ -123,14 +123,18 @@ func (s *Store) List(ctx context.Context, f store.Filter, after store.Cursor, li
 	if err != nil {
 		return nil, "", err
 	}
+	if len(rows) > limit {
+		rows = rows[:limit]
+		end = rows[limit-1].position(kind)
+	}
 	if end.key == "" {
 		return s.intact(rows), "", nil
 	}
 	return s.intact(rows), encode(end), nil
 }
 
-// rowsPage returns a page of a table whose rows are in the order of the listing, and where the next one begins; nowhere:
-// there is none.
+// rowsPage returns a page of a table whose rows are in the order of the listing, or one row more, and where the next page
+// begins if it has no more; nowhere: there is none.
 func rowsPage(ctx context.Context, conn *pgx.Conn, f store.Filter, at position, limit int) (rows []listed, end position, err error) {
 	if end, err = findEnd(ctx, conn, f, at); err != nil {
 		return nil, end, err
@@ -139,14 +143,8 @@ func rowsPage(ctx context.Context, conn *pgx.Conn, f store.Filter, at position, 
 	if err != nil {
 		return nil, end, err
 	}
-	if rows, err = collect(at.kind, found); err != nil {
-		return nil, end, err
-	}
-	if len(rows) > limit {
-		rows = rows[:limit]
-		end = rows[limit-1].position(at.kind)
-	}
-	return rows, end, nil
+	rows, err = collect(at.kind, found)
+	return rows, end, err
 }
 
 // findEnd returns the position that the page ends at if it is not full before; none where it ends

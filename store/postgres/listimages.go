@@ -19,8 +19,7 @@ type imagePlace struct {
 	number int64
 }
 
-// imagesPage returns a page of signatures in the order of their images, and where the next one begins; nowhere: there is
-// none. Names are in order in the images' index only, so images are asked for first. To ask for both in one
+// imagesPage is rowsPage for signatures in the order of their images. Names are in order in the images' index only, so images are asked for first. To ask for both in one
 // query leaves it to the database's statistics whether a page reads all there is.
 func imagesPage(ctx context.Context, conn *pgx.Conn, f store.Filter, at position, limit int) (rows []listed, end position, err error) {
 	if skips(f) {
@@ -39,14 +38,8 @@ func imagesPage(ctx context.Context, conn *pgx.Conn, f store.Filter, at position
 	if len(images) == 0 {
 		return nil, end, nil
 	}
-	if rows, err = readSignatures(ctx, conn, f, at, images, limit); err != nil {
-		return nil, end, err
-	}
-	if len(rows) > limit {
-		rows = rows[:limit]
-		end = rows[limit-1].position(inSignatures)
-	}
-	return rows, end, nil
+	rows, err = readSignatures(ctx, conn, f, at, images, limit)
+	return rows, end, err
 }
 
 // behindAll is the position behind all that an image has.
