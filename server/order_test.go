@@ -1,6 +1,8 @@
 package server_test
 
 import (
+	"bytes"
+	"io"
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
@@ -38,7 +40,7 @@ func TestAccessBeforeVerification(t *testing.T) {
 	current := func() *policy.Policy { asked.Add(1); return nobody }
 	known := []caller{pusher, puller}
 	handler, _, _ := controlled(t, known, func(c *server.Config) {
-		c.Door = admission.New(admission.Config{Hosts: []string{host}, Policy: current, Clients: signature.AllClients, Clock: time.Now})
+		c.Door = admission.New(admission.Config{Hosts: []string{host}, Policy: func(time.Time) *policy.Policy { return current() }, Clients: signature.AllClients, Clock: time.Now})
 		c.Profiles = map[string]func() *policy.Policy{"default": current}
 	})
 	pusher, puller = known[0], known[1]
@@ -96,4 +98,53 @@ func TestAccessBeforeVerification(t *testing.T) {
 	if w.Code == 200 || strings.Contains(w.Body.String(), "signedBy") || !strings.Contains(w.Body.String(), "UPPER") {
 		t.Errorf("of no reference: %d %s; want its policy not read", w.Code, w.Body)
 	}
+}
+
+// An upload is judged by a policy of when all of it had come, or later: one that comes slowly does not keep what was
+// trusted when it began.
+func TestPolicyOfWhenItCame(t *testing.T) {
+	t.Parallel()
+	known := []caller{{name: "pusher", known: true, grants: map[string][]access.Action{host + "/prod/": {access.Pull, access.Push}}}}
+	var since []time.Time
+	nobody := policy.Trust([]string{host}, signature.Join())
+	handler, _, _ := controlled(t, known, func(c *server.Config) {
+		c.Door = admission.New(admission.Config{Hosts: []string{host}, Clients: signature.AllClients, Clock: time.Now, Policy: func(at time.Time) *policy.Policy {
+			since = append(since, at)
+			return nobody
+		}})
+	})
+	private, _, err := signature.Spec{UserID: "somebody", Algorithm: signature.RSA3072}.Generate(time.Now().Add(-time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := signature.NewFileSigner(private, nil, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := signer.Sign(t.Context(), signature.Claim{Reference: host + "/prod/app:v1", Digest: digest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := &ending{r: bytes.NewReader(content)}
+	r := httptest.NewRequest("PUT", "http://"+host+"/sigstore/prod/app@"+strings.Replace(digest, ":", "=", 1)+"/signature-1", body)
+	r.SetBasicAuth(known[0].name, known[0].token)
+	w := httptest.NewRecorder()
+	handler.ServeHTTP(w, r)
+	if len(since) != 1 || body.ended.IsZero() || since[0].Before(body.ended) {
+		t.Errorf("%d %s; the policy was asked for since %v, want once, since %v or later", w.Code, w.Body, since, body.ended)
+	}
+}
+
+// An ending body says when it had been read.
+type ending struct {
+	r     io.Reader
+	ended time.Time
+}
+
+func (e *ending) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	if err == io.EOF {
+		e.ended = time.Now()
+	}
+	return n, err
 }

@@ -52,7 +52,7 @@ func serverWith(t testing.TB, change func(*server.Config)) (*server.Server, *dis
 	t.Cleanup(func() { _ = r.Close() })
 	nobody := policy.Trust([]string{host}, signature.Join())
 	door := admission.New(admission.Config{
-		Hosts: []string{host}, Policy: func() *policy.Policy { return nobody }, Clients: signature.AllClients, Clock: time.Now,
+		Hosts: []string{host}, Policy: func(time.Time) *policy.Policy { return nobody }, Clients: signature.AllClients, Clock: time.Now,
 	})
 	metrics := prometheus.NewRegistry()
 	rules, err := signing.New(signing.Config{

@@ -85,8 +85,9 @@ func claimedSigner(content signature.Untrusted) string {
 }
 
 // admit verifies in the background, on half of the processors at most: reads, which whole nodes wait for,
-// come first.
+// come first. What decides is the policy that was in force when the upload had come, or a later one.
 func (s *Server) admit(ctx context.Context, u admission.Upload) (admitted admission.Admitted, err error) {
+	u.Came = time.Now()
 	var refused error
 	err = s.admitting.do(ctx, func() { admitted, refused = s.c.Door.Admit(u) })
 	return admitted, cmp.Or(err, refused)

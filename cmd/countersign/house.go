@@ -208,7 +208,7 @@ func (h *house) door(s settings) (*admission.Door, error) {
 		return nil, err
 	}
 	c.Remedy += "; to copy an image without the signatures it has, use --remove-signatures"
-	c.Policy = live.Policy
+	c.Policy = live.Since
 	h.live["admission"] = live
 	return admission.New(c), nil
 }

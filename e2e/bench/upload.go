@@ -233,7 +233,7 @@ func performAppend(ctx context.Context, args []string) (tally, error) {
 	if err != nil {
 		return tally{}, err
 	}
-	door := admission.New(admission.Config{Hosts: []string{host}, Policy: live.Policy, Clients: signature.AllClients, Clock: time.Now})
+	door := admission.New(admission.Config{Hosts: []string{host}, Policy: live.Since, Clients: signature.AllClients, Clock: time.Now})
 	changes := make([]store.Change, len(all))
 	for i, s := range all {
 		admitted, err := door.Admit(admission.Upload{Image: s.Image, Content: s.Content, Caller: admission.Caller{Subject: "token:ci", Address: "127.0.0.1"}, Origin: "upload"})

@@ -27,10 +27,10 @@ var (
 
 // A Config is what a Door decides by.
 type Config struct {
-	Hosts   []string              // what nodes call this registry; an alias of the first is kept under the first
-	Policy  func() *policy.Policy // the admission policy in force; asked for every upload
-	Remedy  string                // ends the message of a refusal: what would admit the key
-	Clients signature.Clients     // who must be able to read what is admitted
+	Hosts   []string                             // what nodes call this registry; an alias of the first is kept under the first
+	Policy  func(since time.Time) *policy.Policy // the admission policy in force then or later, zero for now; asked for every upload
+	Remedy  string                               // ends the message of a refusal: what would admit the key
+	Clients signature.Clients                    // who must be able to read what is admitted
 	Clock   func() time.Time
 }
 
@@ -51,7 +51,8 @@ type Upload struct {
 	Image   api.Image // of the path it was sent to
 	Content signature.Untrusted
 	Caller  Caller
-	Origin  string // upload, import
+	Origin  string    // upload, import
+	Came    time.Time // all of it, by time.Now: a policy of then or later decides; zero: one of now
 }
 
 // An Admitted is a signature that may be stored, and where.
@@ -82,7 +83,7 @@ func (d *Door) Admit(u Upload) (Admitted, error) {
 	if err != nil {
 		return Admitted{}, err
 	}
-	policy, now := d.c.Policy(), d.c.Clock()
+	policy, now := d.c.Policy(u.Came), d.c.Clock()
 	verified, err := policy.Verify(message, now)
 	if errors.Is(err, signature.ErrUnknownKey) {
 		return Admitted{}, fmt.Errorf("%w. hint: %s", err, d.c.Remedy)

@@ -69,7 +69,7 @@ func newDoor(policyJSON ...string) *admission.Door {
 		}
 	}
 	return admission.New(admission.Config{
-		Hosts: []string{host, alias}, Policy: func() *policy.Policy { return p }, Remedy: "the remedy",
+		Hosts: []string{host, alias}, Policy: func(time.Time) *policy.Policy { return p }, Remedy: "the remedy",
 		Clients: signature.AllClients, Clock: clock,
 	})
 }

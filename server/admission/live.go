@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/countersign-dev/countersign/policy"
 	"github.com/countersign-dev/countersign/signature"
@@ -31,7 +32,8 @@ type Live struct {
 	read func(*files) (*policy.Policy, error)
 
 	mu     sync.Mutex
-	files  files // what was read last, whatever came of it
+	looked time.Time // when the last look at the files began
+	files  files     // what was read last, whatever came of it
 	policy *policy.Policy
 	err    error
 }
@@ -68,9 +70,18 @@ func open(name string, log *slog.Logger, read func(*files) (*policy.Policy, erro
 }
 
 // Policy returns what the files say now, or said when they were last good.
-func (l *Live) Policy() *policy.Policy {
+func (l *Live) Policy() *policy.Policy { return l.Since(time.Time{}) }
+
+// Since returns what the files said at that time or later, or said when they were last good. Those who
+// came before a look at them began share it: a directory may have thousands, and each is looked at.
+// The time is one of time.Now in this process, zero for now.
+func (l *Live) Since(at time.Time) *policy.Policy {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !at.IsZero() && l.looked.After(at) {
+		return l.policy
+	}
+	l.looked = time.Now()
 	if l.files.changed() {
 		l.refresh()
 	}

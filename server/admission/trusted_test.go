@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/countersign-dev/countersign/policy"
 	"github.com/countersign-dev/countersign/server/admission"
@@ -117,6 +118,25 @@ func TestTrustedRefusesItsDirectory(t *testing.T) {
 		if _, err := admission.OpenTrusted(directory, []string{host}, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), directory) {
 			t.Errorf("%s: got %v, want an error that names %s", name, err, directory)
 		}
+	}
+}
+
+// Who came before a look at the files shares it, and who came after it does not.
+func TestLooksAreShared(t *testing.T) {
+	t.Parallel()
+	directory := t.TempDir()
+	trusted, err := admission.OpenTrusted(directory, []string{host}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	came := time.Now()
+	trusted.Policy()
+	write(t, filepath.Join(directory, "alice.asc"), people()["alice"].public)
+	if n := trusted.Since(came).Keyring().Len(); n != 0 {
+		t.Errorf("who came before the last look has %d keys, want none: the look was not shared", n)
+	}
+	if n := trusted.Since(time.Now()).Keyring().Len(); n != 1 {
+		t.Errorf("who came after a key was trusted has %d keys, want it", n)
 	}
 }
 

@@ -112,7 +112,7 @@ func open(t *testing.T, answer http.HandlerFunc) *house {
 		t.Fatal(err)
 	}
 	p := policy.Trust([]string{host}, people()["alice"].Key())
-	door := admission.New(admission.Config{Hosts: []string{host}, Policy: func() *policy.Policy { return p }, Clients: signature.AllClients, Clock: h.clock})
+	door := admission.New(admission.Config{Hosts: []string{host}, Policy: func(time.Time) *policy.Policy { return p }, Clients: signature.AllClients, Clock: h.clock})
 	h.Lookasides, err = readthrough.New(readthrough.Config{
 		Lookasides: []readthrough.Lookaside{{Host: host, Remote: remote}}, Door: door, Store: h.store, Clock: h.clock,
 		Log: slog.New(slog.NewTextHandler(h.log, nil)), Metrics: prometheus.NewRegistry(),

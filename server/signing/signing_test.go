@@ -83,7 +83,7 @@ func newWorldOf(t *testing.T, limit int, keys map[string]signature.Signer, rules
 	t.Cleanup(func() { _ = s.Close() }) // some tests close it first
 	trusted := policy.Trust(hosts, signature.Join(signers()["alice"].Key(), signers()["bob"].Key(), signers()["carol"].Key()))
 	w := &world{store: s, door: admission.New(admission.Config{
-		Hosts: hosts, Policy: func() *policy.Policy { return trusted }, Clients: signature.AllClients, Clock: time.Now,
+		Hosts: hosts, Policy: func(time.Time) *policy.Policy { return trusted }, Clients: signature.AllClients, Clock: time.Now,
 	})}
 	w.registry, err = registry.NewEmbedded(t.Context(), registry.EmbeddedConfig{
 		Directory: t.TempDir(),
