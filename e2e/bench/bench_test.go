@@ -185,3 +185,31 @@ func TestChanges(t *testing.T) {
 		t.Errorf("signatures, names and bytes: %s", got)
 	}
 }
+
+// The kernel's settings are as they are wanted while something is measured, the facts say so, and what they were
+// before, and then they are that again.
+func TestSettle(t *testing.T) {
+	dir := t.TempDir()
+	of := func(name string) string { return filepath.Join(dir, name) }
+	for name, value := range map[string]string{"congestion": "bbr\n", "groups": "0\n"} {
+		if err := os.WriteFile(of(name), []byte(value), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	facts, restore := settle([]setting{{of("congestion"), "cubic"}, {of("groups"), "0"}, {of("none"), "1"}})
+	if want := []string{"congestion: cubic, bbr before", "groups: 0"}; !slices.Equal(facts, want) {
+		t.Errorf("the facts are %q, want %q", facts, want)
+	}
+	wants := func(when, want string) {
+		t.Helper()
+		if got, err := os.ReadFile(of("congestion")); err != nil || string(got) != want {
+			t.Errorf("%s the setting is %q, %v, want %q", when, got, err, want)
+		}
+	}
+	wants("meanwhile", "cubic")
+	restore()
+	wants("behind it", "bbr\n")
+	if _, err := os.Stat(of("none")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a setting that this kernel has not was made: %v", err)
+	}
+}

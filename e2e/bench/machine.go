@@ -22,7 +22,7 @@ func machine(ctx context.Context, dir string) []string {
 		}
 	}
 	facts = append(facts, fmt.Sprintf("%d cores of %s; who serves has core %d, who asks core %d", runtime.NumCPU(), model, serving, loading))
-	for _, file := range []string{"/proc/sys/kernel/osrelease", "/proc/loadavg", autogroups, "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"} {
+	for _, file := range []string{"/proc/sys/kernel/osrelease", "/proc/loadavg", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"} {
 		if text, err := os.ReadFile(file); err == nil {
 			facts = append(facts, filepath.Base(file)+": "+strings.TrimSpace(string(text)))
 		}
@@ -43,20 +43,40 @@ func machine(ctx context.Context, dir string) []string {
 	return facts
 }
 
-// autogroups is whether Linux shares the processors out among sessions. PostgreSQL makes a session of each of
-// its processes, so that one of them counts as much as the server, who asks and who uploads together.
-const autogroups = "/proc/sys/kernel/sched_autogroup_enabled"
+// A setting is one of the kernel's, for as long as is measured.
+type setting struct{ file, value string }
 
-// withoutAutogroups shares the processors out among threads, as doc/operating.md tells those to whose database is on the
-// server's machine. Where that may not be said, the facts show it.
-func withoutAutogroups() (restore func()) {
-	before, err := os.ReadFile(autogroups)
-	if err != nil {
-		return func() {}
+// settings are what doc/operating.md tells those to whose server, database and registry are on one machine. Linux shares the
+// processors out among sessions, where it does, and PostgreSQL makes a session of each of its processes, so that one of
+// them counts as much as the server, who asks and who uploads together. BBR, where it is the machine's way to send,
+// sends by timers, also what never leaves the machine: cubic is Linux's own.
+var settings = []setting{
+	{"/proc/sys/kernel/sched_autogroup_enabled", "0"},
+	{"/proc/sys/net/ipv4/tcp_congestion_control", "cubic"},
+}
+
+// settle makes the settings, and says what they were. Where that may not be, the facts show it.
+func settle(settings []setting) (facts []string, restore func()) {
+	var undo []func()
+	for _, s := range settings {
+		before, err := os.ReadFile(s.file)
+		if err != nil {
+			continue // this Linux has none
+		}
+		_ = os.WriteFile(s.file, []byte(s.value), 0)
+		undo = append(undo, func() { _ = os.WriteFile(s.file, before, 0) })
+		now, _ := os.ReadFile(s.file)
+		fact := filepath.Base(s.file) + ": " + strings.TrimSpace(string(now))
+		if was := strings.TrimSpace(string(before)); was != strings.TrimSpace(string(now)) {
+			fact += ", " + was + " before"
+		}
+		facts = append(facts, fact)
 	}
-	set := func(value []byte) { _ = os.WriteFile(autogroups, value, 0o644) }
-	set([]byte("0"))
-	return func() { set(before) }
+	return facts, func() {
+		for _, u := range undo {
+			u()
+		}
+	}
 }
 
 // fsync is the median of what a durable write takes.

@@ -151,8 +151,9 @@ func (b *bench) measure(ctx context.Context, wanted []part, out string, stdout i
 	if b.programs, err = build(ctx, b.dir); err != nil {
 		return err
 	}
-	defer withoutAutogroups()()
-	b.report.machine = machine(ctx, b.dir)
+	settled, restore := settle(settings)
+	defer restore()
+	b.report.machine = append(machine(ctx, b.dir), settled...)
 	return b.all(ctx, wanted, out, stdout)
 }
 
