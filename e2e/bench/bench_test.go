@@ -196,8 +196,13 @@ func TestSettle(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	facts, restore := settle([]setting{{of("congestion"), "cubic"}, {of("groups"), "0"}, {of("none"), "1"}})
-	if want := []string{"congestion: cubic, bbr before", "groups: 0"}; !slices.Equal(facts, want) {
+	fixed, err := os.ReadFile("/proc/version") // nobody may write it
+	if err != nil {
+		t.Fatal(err)
+	}
+	facts, restore := settle([]setting{{of("congestion"), "cubic"}, {of("groups"), "0"}, {of("none"), "1"}, {"/proc/version", "another"}})
+	want := []string{"congestion: cubic, bbr before", "groups: 0", "version: " + strings.TrimSpace(string(fixed))}
+	if !slices.Equal(facts, want) {
 		t.Errorf("the facts are %q, want %q", facts, want)
 	}
 	wants := func(when, want string) {

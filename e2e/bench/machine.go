@@ -46,7 +46,7 @@ func machine(ctx context.Context, dir string) []string {
 // A setting is one of the kernel's, for as long as is measured.
 type setting struct{ file, value string }
 
-// settings are what doc/operating.md tells those to whose server, database and registry are on one machine. Linux shares the
+// settings are what doc/operating.md advises where server, database and registry are on one machine. Linux shares the
 // processors out among sessions, where it does, and PostgreSQL makes a session of each of its processes, so that one of
 // them counts as much as the server, who asks and who uploads together. BBR, where it is the machine's way to send,
 // sends by timers, also what never leaves the machine: cubic is Linux's own.
@@ -55,7 +55,7 @@ var settings = []setting{
 	{"/proc/sys/net/ipv4/tcp_congestion_control", "cubic"},
 }
 
-// settle makes the settings, and says what they were. Where that may not be, the facts show it.
+// settle makes the settings, and says what they are now and what they were. One that may not be made stays as it was.
 func settle(settings []setting) (facts []string, restore func()) {
 	var undo []func()
 	for _, s := range settings {
