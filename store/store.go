@@ -48,6 +48,10 @@ type Store interface {
 	// ErrIndex, ErrChanged, ErrLease, ErrUnavailable. What c points at belongs to the store from
 	// then on, also when ctx ends first: that is ErrUnavailable, and the change may still happen.
 	Do(ctx context.Context, c Change) (Set, error)
+	// Start is Do for who goes on meanwhile: it waits neither for the change nor for others. done is
+	// called once with what Do would return, maybe before Start returns, and must wait for nobody.
+	// Where ctx ends it may be told of ErrUnavailable, as Do would return, or of what became of it.
+	Start(ctx context.Context, c Change, done func(Set, error))
 	// List pages through what f asks for: signatures, without their Content, and withdrawals
 	// ordered by host, repository and digest bytewise and as they came, tasks by key; signatures by
 	// one Key in an order of the store's own. limit is 1 to 1000; what is beyond counts as that. The

@@ -24,9 +24,10 @@ type batches struct {
 	company bool // several wrote together, or one came while another wrote
 }
 
+// A write is answered once. To answer must wait for nobody.
 type write struct {
-	f    func(*bbolt.Tx) error
-	done chan error // takes one
+	f      func(*bbolt.Tx) error
+	answer func(error)
 }
 
 // run runs f in a transaction that it may share, so f decides and says nothing by its error but
@@ -36,19 +37,23 @@ func (b *batches) run(ctx context.Context, f func(*bbolt.Tx) error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	w := &write{f, make(chan error, 1)}
+	done := make(chan error, 1)
+	b.join(&write{f, func(err error) { done <- err }})
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (b *batches) join(w *write) {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.waiting = append(b.waiting, w)
 	if !b.busy {
 		b.busy = true
 		go b.work()
-	}
-	b.mu.Unlock()
-	select {
-	case err := <-w.done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 
@@ -104,7 +109,7 @@ func (b *batches) commit(all []*write) (more bool) {
 		if failed < 0 {
 			more = b.wrote(len(all))
 			for _, w := range all {
-				w.done <- err
+				w.answer(err)
 			}
 			return more
 		}
@@ -113,10 +118,10 @@ func (b *batches) commit(all []*write) (more bool) {
 		err = b.update(alone.f)
 		if len(all) == 0 {
 			more = b.wrote(1)
-			alone.done <- err
+			alone.answer(err)
 			return more
 		}
-		alone.done <- err
+		alone.answer(err)
 	}
 }
 

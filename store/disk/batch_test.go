@@ -2,6 +2,7 @@ package disk_test
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -9,6 +10,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"github.com/countersign-dev/countersign/store"
 	"github.com/countersign-dev/countersign/store/disk"
 )
 
@@ -55,6 +57,38 @@ func TestBatch(t *testing.T) {
 		for key, want := range map[string]bool{"one": true, "bad": false, "two": true} {
 			if found(key) != want {
 				t.Errorf("%s is written: %t, want %t", key, !want, want)
+			}
+		}
+	})
+}
+
+// Who starts a change waits for no other, and not for its own.
+func TestStart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, t.TempDir(), options(t))
+		enough, written := make(chan struct{}), make(chan error, 1)
+		go func() { written <- disk.Batch(t.Context(), s, func(*bbolt.Tx) error { <-enough; return nil }) }()
+		synctest.Wait()
+		told := make(chan error, 3)
+		for n := range cap(told) {
+			s.Start(t.Context(), adding(image("app"), n), func(set store.Set, err error) {
+				if len(set.Signatures) != n+1 {
+					err = errors.Join(err, fmt.Errorf("after change %d there are %d signatures", n, len(set.Signatures)))
+				}
+				told <- err
+			})
+		}
+		if synctest.Wait(); len(told) > 0 {
+			t.Errorf("%d are told of changes that wait for another", len(told))
+		}
+		close(enough)
+		if err := <-written; err != nil {
+			t.Error(err)
+		}
+		for range cap(told) {
+			if err := <-told; err != nil {
+				t.Error(err)
 			}
 		}
 	})

@@ -42,10 +42,12 @@ func TestClosed(t *testing.T) {
 	writers.Wait()
 	_, get := s.Get(t.Context(), image("app"))
 	_, do := s.Do(t.Context(), adding(image("app"), 1))
+	started := make(chan error, 1)
+	s.Start(t.Context(), adding(image("app"), 1), func(_ store.Set, err error) { started <- err })
 	_, _, list := s.List(t.Context(), store.Filter{Kind: store.Tasks}, "", 1)
 	_, _, records := s.Records(t.Context(), "", 1)
 	_, take := s.Take(t.Context(), time.Minute)
-	for what, err := range map[string]error{"Get": get, "Do": do, "List": list, "Records": records, "Take": take} {
+	for what, err := range map[string]error{"Get": get, "Do": do, "Start": <-started, "List": list, "Records": records, "Take": take} {
 		if !errors.Is(err, store.ErrUnavailable) {
 			t.Errorf("%s after Close: %v, want %v", what, err, store.ErrUnavailable)
 		}

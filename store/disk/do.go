@@ -53,19 +53,31 @@ func (s *Store) tell(damages []damage) {
 
 // Do implements store.Store.
 func (s *Store) Do(ctx context.Context, c store.Change) (store.Set, error) {
-	if err := check(c); err != nil {
-		return store.Set{}, err
+	return store.Await(ctx, s.Start, c)
+}
+
+// Start implements store.Store.
+func (s *Store) Start(ctx context.Context, c store.Change, done func(store.Set, error)) {
+	err := check(c)
+	if err == nil {
+		err = unavailable(ctx.Err())
+	}
+	if err != nil {
+		done(store.Set{}, err)
+		return
 	}
 	var after store.Set
 	var refused error
-	err := s.batch(ctx, func(tx *bbolt.Tx) (err error) {
+	s.writes.join(&write{func(tx *bbolt.Tx) (err error) {
 		after, refused, err = s.do(tx, c)
 		return err
-	})
-	if err != nil {
-		return store.Set{}, err
-	}
-	return after, refused
+	}, func(failed error) {
+		if failed != nil {
+			done(store.Set{}, unavailable(failed))
+			return
+		}
+		done(after, refused)
+	}})
 }
 
 // check refuses what could be stored and never be read again.

@@ -1,10 +1,14 @@
 package postgres_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -175,6 +179,52 @@ func TestStandbyAway(t *testing.T) {
 	}
 }
 
+// A change that has no answer in time is said to have none, once, whatever becomes of it. Those behind it that hang up
+// are let go meanwhile and are not made, and the next is made when it is through.
+func TestStandbySlow(t *testing.T) {
+	t.Parallel()
+	c := own(t)
+	o := options(c.URL("postgres"))
+	o.Timeout = 2 * time.Second
+	s := open(t, o)
+	do(t, s, adding(image("app"), 1))
+	for _, sql := range []string{"ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()"} {
+		psql(t, c, "postgres", sql)
+	}
+	eventually(t, "commits wait for a standby", func() bool { return psql(t, c, "postgres", "SHOW synchronous_standby_names") == "nobody" })
+	var told atomic.Int32
+	first := make(chan error, 2)
+	s.Start(t.Context(), adding(image("app"), 2), func(_ store.Set, err error) { told.Add(1); first <- err })
+	eventually(t, "the commit waits", func() bool {
+		return psql(t, c, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'") == "1"
+	})
+	gone, hangUp := context.WithCancel(t.Context())
+	left := make(chan error, 1)
+	s.Start(gone, adding(image("app"), 3), func(_ store.Set, err error) { left <- err })
+	hangUp()
+	if err := <-left; !errors.Is(err, store.ErrUnavailable) || !errors.Is(err, context.Canceled) {
+		t.Errorf("who hung up in the line is told %v, want %v: %v", err, store.ErrUnavailable, context.Canceled)
+	}
+	if err := <-first; !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "no answer within 6s") {
+		t.Errorf("whose commit waits is told %v, want %v: no answer within 6s", err, store.ErrUnavailable)
+	}
+	for _, sql := range []string{"ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()"} {
+		psql(t, c, "postgres", sql)
+	}
+	set := do(t, s, adding(image("app"), 4))
+	if n := told.Load(); n != 1 {
+		t.Errorf("whose commit waited was told %d times, want once", n)
+	}
+	var names []string
+	for _, sig := range set.Signatures {
+		names = append(names, sig.Name)
+	}
+	want := []string{signature(image("app"), 1).Name, signature(image("app"), 2).Name, signature(image("app"), 4).Name}
+	if !slices.Equal(names, want) {
+		t.Errorf("in the end there are %q, want %q", names, want)
+	}
+}
+
 // What is not through with when the store is closed says so.
 func TestClosed(t *testing.T) {
 	t.Parallel()
@@ -186,10 +236,12 @@ func TestClosed(t *testing.T) {
 	}
 	_, get := s.Get(t.Context(), image("app"))
 	_, do := s.Do(t.Context(), adding(image("app"), 2))
+	started := make(chan error, 1)
+	s.Start(t.Context(), adding(image("app"), 2), func(_ store.Set, err error) { started <- err })
 	_, _, list := s.List(t.Context(), store.Filter{Kind: store.Tasks}, "", 1)
 	_, _, records := s.Records(t.Context(), "", 1)
 	_, take := s.Take(t.Context(), time.Minute)
-	for what, err := range map[string]error{"Get": get, "Do": do, "List": list, "Records": records, "Take": take} {
+	for what, err := range map[string]error{"Get": get, "Do": do, "Start": <-started, "List": list, "Records": records, "Take": take} {
 		if !errors.Is(err, store.ErrUnavailable) {
 			t.Errorf("%s after Close: %v, want %v", what, err, store.ErrUnavailable)
 		}

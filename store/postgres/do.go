@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -22,38 +23,47 @@ type writer struct {
 	answer func(store.Set, error) // once, and waits for nobody
 }
 
-// Do implements store.Store. Changes of different images that come together share a transaction: one is made at a
-// time, so that those who come meanwhile share the next. A lone one waits for nobody, and the first after several
-// a moment for others.
+// Do implements store.Store.
 func (s *Store) Do(ctx context.Context, c store.Change) (store.Set, error) {
+	return store.Await(ctx, s.Start, c)
+}
+
+// Start implements store.Store. Changes of different images that come together share a transaction: one is made at a
+// time, so that those who come meanwhile share the next. A lone one waits for nobody, and the first after several
+// a moment for others. That there is no answer is answered, too, and does not end the change: to break off a commit
+// would leave it neither here nor there.
+func (s *Store) Start(ctx context.Context, c store.Change, done func(store.Set, error)) {
 	c, err := clean(c)
+	if err == nil {
+		err = unavailable(ctx.Err())
+	}
 	if err != nil {
-		return store.Set{}, err
+		done(store.Set{}, err)
+		return
 	}
-	if ctx.Err() != nil {
-		return store.Set{}, unavailable(ctx.Err())
+	var once sync.Once
+	say := func(set store.Set, err error) { once.Do(func() { done(set, err) }) }
+	w := &writer{change: c, until: time.Now().Add(3 * s.o.Timeout)}
+	late := time.AfterFunc(3*s.o.Timeout, func() {
+		s.writing.abandon(w)
+		say(store.Set{}, unavailable(s.noAnswer()))
+	})
+	stop := context.AfterFunc(ctx, func() {
+		if s.writing.abandon(w) {
+			late.Stop()
+			say(store.Set{}, unavailable(ctx.Err()))
+		}
+	})
+	w.answer = func(set store.Set, err error) {
+		late.Stop()
+		stop()
+		say(set, err)
+		if next := s.writing.leave(c.Image); next != nil {
+			s.writes.join(next)
+		}
 	}
-	until := time.Now().Add(3 * s.o.Timeout)
-	ctx, cancel := context.WithDeadlineCause(ctx, until, s.noAnswer())
-	defer cancel()
-	next, err := s.writing.wait(ctx, c.Image)
-	if err != nil {
-		return store.Set{}, err
-	}
-	type outcome struct {
-		set store.Set
-		err error
-	}
-	done := make(chan outcome, 1)
-	s.writes.join(&writer{c, until, func(set store.Set, err error) {
-		next()
-		done <- outcome{set, err}
-	}})
-	select {
-	case o := <-done:
-		return o.set, o.err
-	case <-ctx.Done(): // which does not end the change: to break off a commit would leave it neither here nor there
-		return store.Set{}, unavailable(context.Cause(ctx))
+	if s.writing.enter(w) {
+		s.writes.join(w)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/store"
 )
 
@@ -69,3 +70,27 @@ func (s *Store) Connect(ctx context.Context, n int) error {
 
 // Reset has connections made anew.
 func (s *Store) Reset() { s.pool.Reset() }
+
+// Queues are queues for changes of images.
+type Queues = queues
+
+// Writer is one who waits in Queues.
+type Writer = writer
+
+// NewQueues returns queues with nobody in them.
+var NewQueues = newQueues
+
+// NewWriter returns one who wants a change.
+func NewWriter(c store.Change) *Writer { return &writer{change: c} }
+
+// Enter says whether the image was free.
+func (q *queues) Enter(w *Writer) bool { return q.enter(w) }
+
+// Leave returns whose the image is now.
+func (q *queues) Leave(i api.Image) *Writer { return q.leave(i) }
+
+// Abandon says whether the writer waited.
+func (q *queues) Abandon(w *Writer) bool { return q.abandon(w) }
+
+// Len is how many images somebody has.
+func (q *queues) Len() int { return len(q.waiting) }

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -143,42 +144,49 @@ func (f *flights[K, V]) wrote(together int) {
 	f.company = together > 1 || len(f.waiting) > 0
 }
 
-// queues let one change of an image at a time through, so that those that wait for the same image
-// are in no transaction. Other processes are kept out by the database.
+// queues let one change of an image at a time through, in the order in which they come, so that those that wait
+// for the same image are in no transaction. Other processes are kept out by the database.
 type queues struct {
-	mu    sync.Mutex
-	heads map[api.Image]*queue
+	mu      sync.Mutex
+	waiting map[api.Image][]*writer // for each image that somebody has
 }
 
-type queue struct {
-	turn    chan struct{} // holds one token
-	waiting int
-}
+func newQueues() *queues { return &queues{waiting: map[api.Image][]*writer{}} }
 
-func newQueues() *queues { return &queues{heads: map[api.Image]*queue{}} }
-
-// wait returns what lets the next one through.
-func (q *queues) wait(ctx context.Context, i api.Image) (func(), error) {
+// enter says whether the image was free: it is the writer's then. Else it is later, when leave says so.
+func (q *queues) enter(w *writer) (free bool) {
 	q.mu.Lock()
-	h, ok := q.heads[i]
-	if !ok {
-		h = &queue{turn: make(chan struct{}, 1)}
-		q.heads[i] = h
+	defer q.mu.Unlock()
+	waiting, taken := q.waiting[w.change.Image]
+	if taken {
+		waiting = append(waiting, w)
 	}
-	h.waiting++
-	q.mu.Unlock()
-	leave := func() {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		if h.waiting--; h.waiting == 0 {
-			delete(q.heads, i)
-		}
+	q.waiting[w.change.Image] = waiting
+	return !taken
+}
+
+// leave returns whose the image is now; nil: nobody's.
+func (q *queues) leave(i api.Image) *writer {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	waiting := q.waiting[i]
+	if len(waiting) == 0 {
+		delete(q.waiting, i)
+		return nil
 	}
-	select {
-	case h.turn <- struct{}{}:
-		return func() { <-h.turn; leave() }, nil
-	case <-ctx.Done():
-		leave()
-		return nil, unavailable(context.Cause(ctx))
+	next := waiting[0]
+	q.waiting[i] = slices.Delete(waiting, 0, 1)
+	return next
+}
+
+// abandon says whether the writer waited for its image, which it does no more.
+func (q *queues) abandon(w *writer) (waited bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	waiting := q.waiting[w.change.Image]
+	n := slices.Index(waiting, w)
+	if n >= 0 {
+		q.waiting[w.change.Image] = slices.Delete(waiting, n, n+1)
 	}
+	return n >= 0
 }

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/countersign-dev/countersign/store"
 	"github.com/countersign-dev/countersign/store/postgres"
 )
 
@@ -129,4 +130,46 @@ func TestFlightsGather(t *testing.T) {
 		a.lands(3, nil)
 		a.passengers.Wait()
 	})
+}
+
+// Of an image one is let through at a time, in the order in which they came, without those who have gone; of others
+// nobody waits, and nothing is kept of an image that nobody has.
+func TestQueues(t *testing.T) {
+	t.Parallel()
+	q := postgres.NewQueues()
+	enter := func(repository string, free bool) *postgres.Writer {
+		t.Helper()
+		w := postgres.NewWriter(store.Change{Image: image(repository)})
+		if got := q.Enter(w); got != free {
+			t.Errorf("%s was free: %t, want %t", repository, got, free)
+		}
+		return w
+	}
+	leave := func(step, repository string, want *postgres.Writer) {
+		t.Helper()
+		if got := q.Leave(image(repository)); got != want {
+			t.Errorf("%s: the image is %p's, want %p's", step, got, want)
+		}
+	}
+	first := enter("a", true)
+	second, third, fourth := enter("a", false), enter("a", false), enter("a", false)
+	enter("b", true)
+	leave("when the first has left", "a", second)
+	fifth := enter("a", false)
+	for w, waited := range map[*postgres.Writer]bool{first: false, second: false, third: true} {
+		if got := q.Abandon(w); got != waited {
+			t.Errorf("%p waited: %t, want %t", w, got, waited)
+		}
+	}
+	if q.Abandon(third) {
+		t.Error("who has gone waited")
+	}
+	leave("when the third has gone", "a", fourth)
+	leave("when the fourth has left", "a", fifth)
+	leave("at the end", "a", nil)
+	leave("at the other's end", "b", nil)
+	if n := q.Len(); n != 0 {
+		t.Errorf("%d images are kept, want none", n)
+	}
+	enter("a", true)
 }

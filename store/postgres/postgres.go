@@ -3,7 +3,7 @@
 //
 // A change is two round trips: one takes the image's lock and looks in which state it is, one writes
 // everything and commits. Where that state is not known a third, between them, reads what the image
-// has. Changes of different images that come together share a transaction; see Do. The locks are
+// has. Changes of different images that come together share a transaction; see Start. The locks are
 // advisory ones of the transaction, so that it gets its number only when it has its images: see Records.
 // A read is one round trip, which those that come together share, and
 // a second one for what has changed; see Get.

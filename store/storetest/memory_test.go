@@ -164,6 +164,28 @@ func (m *memory) Do(ctx context.Context, c store.Change) (store.Set, error) {
 	return clone(m.images[c.Image]), nil
 }
 
+func (m *memory) Start(ctx context.Context, c store.Change, done func(store.Set, error)) {
+	if m.is("start forgets its context") {
+		ctx = context.WithoutCancel(ctx)
+	}
+	if m.is("start says so before it has begun") {
+		done(store.Set{}, nil)
+		return
+	}
+	set, err := m.Do(ctx, c)
+	switch {
+	case m.is("what is refused is never answered") && err != nil:
+		return
+	case m.is("what is refused was done") && err != nil:
+		err = nil
+	case m.is("start answers twice"):
+		done(set, err)
+	case m.is("start answers with what was there") && err == nil:
+		set = store.Set{}
+	}
+	done(set, err)
+}
+
 func (m *memory) before(c store.Change) store.Set {
 	before := m.images[c.Image]
 	if m.is("writers forget each other") {

@@ -25,7 +25,7 @@ import (
 // to the store's own tests: what survives a crash, and an entry that no longer reads.
 func Test(t *testing.T, open func(t *testing.T, limits store.Limits, clock func() time.Time) store.Store) {
 	tests := []subtest{}
-	for _, group := range [][]subtest{changes(), withdrawals(), limits(), records(), tasks(), taskEnds(), listings(), together()} {
+	for _, group := range [][]subtest{changes(), withdrawals(), limits(), records(), tasks(), taskEnds(), listings(), together(), starts()} {
 		tests = append(tests, group...)
 	}
 	for _, test := range tests {
