@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,62 +16,69 @@ import (
 // idleThread is how long a thread of a background waits for more to do.
 const idleThread = 10 * time.Second
 
+// maxWaiting is how many jobs wait for a thread, which goes on with the next one and does not stop to be woken for it.
+const maxWaiting = 64
+
 // A background does what takes the processor for long, a few at a time, on threads of its own that give
 // way to all others. Go's scheduler would let a read wait until a verification is over, or for 10 ms;
 // the kernel does not.
 type background struct {
-	room    chan struct{} // one for each job that is being done
-	jobs    chan func()
-	threads chan struct{} // one for each that there is
-	thread  func() (end func())
-	took    atomic.Int64 // the last job, in nanoseconds
-	began   time.Time    // this
+	room   chan struct{} // one for each job that is being done, or waits
+	most   int           // threads
+	thread func() (end func())
+	took   atomic.Int64 // the last job, in nanoseconds
+	began  time.Time    // this
+	wake   chan struct{}
 
-	mu   sync.Mutex
-	next time.Time // when the next may leave
+	mu      sync.Mutex
+	jobs    []func() // that wait
+	threads int
+	idle    int       // of the threads; who takes one of them away wakes it
+	next    time.Time // when the next may leave
 }
 
 // newBackground returns one of so many threads at most. thread is called as one begins, and what it returns
 // as that ends.
 func newBackground(threads int, thread func() (end func())) *background {
-	return &background{room: make(chan struct{}, threads), jobs: make(chan func()), threads: make(chan struct{}, threads), thread: thread, began: time.Now()}
+	return &background{
+		room: make(chan struct{}, threads+maxWaiting), most: threads, thread: thread, began: time.Now(), wake: make(chan struct{}, threads),
+	}
 }
 
 // alone is a thread that nobody is told of.
 func alone() (end func()) { return func() {} }
 
-// do returns when f has returned, or without it where ctx ends before there is room. A panic of f is an
-// error.
-func (b *background) do(ctx context.Context, f func()) error {
+// start has f done, or returns an error where ctx ends before there is room. When f is through, then is told, and of
+// its panic as an error.
+func (b *background) start(ctx context.Context, f func(), then func(panicked error)) error {
 	if err := b.enter(ctx); err != nil {
 		return err
 	}
-	done := make(chan error, 1)
-	job := func() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.jobs = append(b.jobs, func() {
 		began := time.Now()
 		err := caught(f)
 		b.took.Store(int64(time.Since(began)))
 		<-b.room
-		done <- err
+		then(err)
+	})
+	switch {
+	case b.idle > 0:
+		b.idle--
+		b.wake <- struct{}{}
+	case b.threads < b.most:
+		b.threads++
+		go b.work()
 	}
-	select {
-	case b.jobs <- job: // a thread waits for it
-		return <-done
-	default:
-	}
-	select {
-	case b.jobs <- job: // one has finished, and is about to wait
-	case b.threads <- struct{}{}:
-		go b.work(job)
-	}
-	return <-done
+	return nil
 }
 
 // leave waits until it is somebody's turn to be answered: twice as often as jobs are done, a few at a time,
 // since to wait costs, too. Those who have shared a transaction have all been waiting for the same moment.
 // Answered at once they would come again at once, and who reads would be behind all of them.
 func (b *background) leave() {
-	pace := min(time.Duration(b.took.Load()), maxPace) / time.Duration(2*cap(b.threads))
+	pace := min(time.Duration(b.took.Load()), maxPace) / time.Duration(2*b.most)
 	b.mu.Lock()
 	now := time.Now()
 	turn := b.next
@@ -111,21 +119,49 @@ func (b *background) enter(ctx context.Context) error {
 
 // work keeps a thread until nothing has come for a while. The thread ends with it: nothing else is to
 // run with so little right to the processor.
-func (b *background) work(job func()) {
-	defer func() { <-b.threads }()
+func (b *background) work() {
 	defer b.thread()()
 	runtime.LockOSThread()
 	giveWay()
+	for job := b.job(); job != nil; job = b.job() {
+		job()
+	}
+}
+
+// job waits for the next one; nil: nothing has come for a while, and the thread is none any more.
+func (b *background) job() func() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(b.jobs) == 0 {
+		b.idle++
+		b.mu.Unlock()
+		woken := b.rest()
+		b.mu.Lock()
+		if woken {
+			continue
+		}
+		if b.idle == 0 { // somebody takes it for the one that they wake
+			<-b.wake
+			continue
+		}
+		b.idle--
+		b.threads--
+		return nil
+	}
+	job := b.jobs[0]
+	b.jobs = slices.Delete(b.jobs, 0, 1)
+	return job
+}
+
+// rest waits to be woken, and not for long.
+func (b *background) rest() (woken bool) {
 	idle := time.NewTimer(idleThread)
 	defer idle.Stop()
-	for {
-		job()
-		idle.Reset(idleThread)
-		select {
-		case job = <-b.jobs:
-		case <-idle.C:
-			return
-		}
+	select {
+	case <-b.wake:
+		return true
+	case <-idle.C:
+		return false
 	}
 }
 

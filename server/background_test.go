@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -102,7 +103,7 @@ func TestBackgroundPace(t *testing.T) {
 	}
 }
 
-// As many run at a time as there may be threads, and what is ahead of somebody who hangs up does not
+// As many run at a time as there may be threads, so many more wait, and what is ahead of somebody who hangs up does not
 // keep them. Where there is room somebody who has hung up is served, too: what is refused is recorded.
 func TestBackgroundRoom(t *testing.T) {
 	t.Parallel()
@@ -118,7 +119,7 @@ func TestBackgroundRoom(t *testing.T) {
 		running, most := 0, 0
 		enough := make(chan struct{})
 		var all sync.WaitGroup
-		for range 10 {
+		for range 2 + server.MaxWaiting {
 			all.Go(func() {
 				err := do(t.Context(), func() {
 					mu.Lock()
@@ -195,15 +196,50 @@ func TestBackgroundObserved(t *testing.T) {
 	})
 }
 
-// There is room again when somebody has been served, not when their thread has found out.
-func TestBackgroundRoomAtOnce(t *testing.T) {
+// Who comes first is served first, also by a thread that had nothing to do, or one that is about to end at that moment.
+func TestBackgroundOrder(t *testing.T) {
 	t.Parallel()
-	do := server.Background(1)
-	gone, hangUp := context.WithCancel(t.Context())
-	hangUp()
-	for n := range 10_000 {
-		if err := do(gone, func() {}); err != nil {
-			t.Fatalf("with room for it, after %d others: %v", n, err)
+	synctest.Test(t, func(t *testing.T) {
+		do := server.Background(1)
+		defer time.Sleep(time.Minute) // its threads end
+		var order []int
+		var all sync.WaitGroup
+		enough := make(chan struct{})
+		for n := range server.MaxWaiting {
+			all.Go(func() {
+				if err := do(t.Context(), func() { <-enough; order = append(order, n) }); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
 		}
-	}
+		close(enough)
+		all.Wait()
+		if len(order) != server.MaxWaiting || !slices.IsSorted(order) {
+			t.Errorf("they were served in the order %v", order)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		var began, ended atomic.Int32
+		do := server.ObservedBackground(3, func() func() {
+			began.Add(1)
+			return func() { ended.Add(1) }
+		})
+		for round := range 1000 {
+			var all sync.WaitGroup
+			for range 1 + 4*(round%2) {
+				all.Go(func() {
+					if err := do(t.Context(), func() {}); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			all.Wait()
+			time.Sleep(server.IdleThread)
+		}
+		time.Sleep(time.Minute)
+		if began.Load() < 2 || began.Load() != ended.Load() {
+			t.Errorf("%d threads began, and %d ended", began.Load(), ended.Load())
+		}
+	})
 }

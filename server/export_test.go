@@ -42,14 +42,31 @@ func Background(threads int) func(ctx context.Context, f func()) error {
 
 // ObservedBackground is Background, and says when threads begin and end.
 func ObservedBackground(threads int, thread func() (end func())) func(ctx context.Context, f func()) error {
-	return newBackground(threads, thread).do
+	return done(newBackground(threads, thread))
 }
 
 // Paced is Background on so many threads, and what those who leave it wait in.
 func Paced(threads int) (do func(ctx context.Context, f func()) error, leave func()) {
 	b := newBackground(threads, alone)
-	return b.do, b.leave
+	return done(b), b.leave
 }
+
+// done waits for what is done in the background.
+func done(b *background) func(ctx context.Context, f func()) error {
+	return func(ctx context.Context, f func()) error {
+		through := make(chan error, 1)
+		if err := b.start(ctx, f, func(panicked error) { through <- panicked }); err != nil {
+			return err
+		}
+		return <-through
+	}
+}
+
+// IdleThread is how long a thread waits for more.
+const IdleThread = idleThread
+
+// MaxWaiting is how many wait for a thread.
+const MaxWaiting = maxWaiting
 
 // Together is how many leave at a time.
 const Together = together

@@ -1,9 +1,9 @@
 package server
 
 import (
-	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"time"
@@ -32,35 +32,33 @@ func (u uploaded) outcome() string {
 // because of it; then that is signed. at is the index it must get, 0 for the next.
 func (s *Server) upload(r *http.Request, image api.Image, content signature.Untrusted, at int) (uploaded, error) {
 	ctx := asCaller(r)
-	admitted, err := s.admit(ctx, admission.Upload{Image: image, Content: content, Caller: caller(r), Origin: "upload"})
-	if err != nil {
+	d := s.admit(ctx, admission.Upload{Image: image, Content: content, Caller: caller(r), Origin: "upload"}, at)
+	if len(d.change.Add) == 0 {
 		eventOf(r).signer = claimedSigner(content)
-		return uploaded{}, err
+		return uploaded{}, d.err
 	}
-	eventOf(r).signer = admitted.Signature.Fingerprint
-	change := admitted.Change(at)
-	if err := s.c.Signing.Uploading(ctx, &change, s.current); err != nil {
-		return uploaded{}, err
+	eventOf(r).signer = d.change.Add[0].Fingerprint
+	if d.awaited {
+		s.storeAwaited(ctx, &d)
 	}
-	after, err := s.c.Store.Do(ctx, change)
-	if errors.Is(err, store.ErrIndex) {
+	if errors.Is(d.err, store.ErrIndex) {
 		// Is it the same signature at another index: curl's retry, or a second copy of it? Nothing to add.
-		before, readErr := s.current(ctx, image)
-		if readErr != nil {
-			return uploaded{}, readErr
+		before, err := s.current(ctx, image)
+		if err != nil {
+			return uploaded{}, err
 		}
-		if indexOf(before, admitted.Signature.Identity) > 0 {
-			after, change.Then, err = before, nil, nil
+		if indexOf(before, d.change.Add[0].Identity) > 0 {
+			d.after, d.change.Then, d.err = before, nil, nil
 		}
 	}
-	if err != nil {
-		return uploaded{}, err
+	if d.err != nil {
+		return uploaded{}, d.err
 	}
-	if err := s.c.Signing.Uploaded(ctx, change); err != nil {
+	if err := s.c.Signing.Uploaded(ctx, d.change); err != nil {
 		return uploaded{}, err
 	}
 	s.admitting.leave()
-	return found(after, admitted.Signature), nil
+	return found(d.after, d.change.Add[0]), nil
 }
 
 // found is what became of a signature, by what the image has now: one that came with this upload was
@@ -84,13 +82,64 @@ func claimedSigner(content signature.Untrusted) string {
 	return message.Issuer()
 }
 
+// A decision is what an upload came to.
+type decision struct {
+	change  store.Change // that adds it; without one to add it was not admitted
+	awaited bool         // by a signing rule: nothing is stored yet
+	after   store.Set    // that was stored
+	err     error
+}
+
 // admit verifies in the background, on half of the processors at most: reads, which whole nodes wait for,
-// come first. What decides is the policy that was in force when the upload had come, or a later one.
-func (s *Server) admit(ctx context.Context, u admission.Upload) (admitted admission.Admitted, err error) {
+// come first. What decides is the policy that was in force when the upload had come, or a later one. What is
+// admitted is stored from there, and who waits hears of both at once; but not where a rule waits for it, whose
+// questions to the store would keep the thread.
+func (s *Server) admit(ctx context.Context, u admission.Upload, at int) decision {
 	u.Came = time.Now()
-	var refused error
-	err = s.admitting.do(ctx, func() { admitted, refused = s.c.Door.Admit(u) })
-	return admitted, cmp.Or(err, refused)
+	var change store.Change // until it is decided
+	decided, through := make(chan struct{}), make(chan decision, 2)
+	err := s.admitting.start(ctx, func() {
+		admitted, err := s.c.Door.Admit(u)
+		if err != nil {
+			through <- decision{err: err}
+			return
+		}
+		change = admitted.Change(at)
+		if s.c.Signing.Awaits(change) {
+			through <- decision{change: change, awaited: true}
+			return
+		}
+		s.c.Store.Start(ctx, change, func(after store.Set, err error) {
+			through <- decision{change: change, after: after, err: err}
+		})
+	}, func(panicked error) {
+		if panicked != nil {
+			through <- decision{err: panicked}
+		}
+		close(decided)
+	})
+	if err != nil {
+		return decision{err: err}
+	}
+	select {
+	case d := <-through:
+		return d
+	case <-ctx.Done():
+	}
+	<-decided // what was refused is recorded for who hung up, too
+	select {
+	case d := <-through:
+		return d
+	default:
+		return decision{change: change, err: fmt.Errorf("%w: %w", store.ErrUnavailable, ctx.Err())}
+	}
+}
+
+// storeAwaited stores what was admitted, and what is to be signed because of it.
+func (s *Server) storeAwaited(ctx context.Context, d *decision) {
+	if d.err = s.c.Signing.Uploading(ctx, &d.change, s.current); d.err == nil {
+		d.after, d.err = s.c.Store.Do(ctx, d.change)
+	}
 }
 
 // foreign reports whether a signature was refused only for who made it or what it names, like

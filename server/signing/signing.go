@@ -121,6 +121,11 @@ func (s *Signing) pushed(ctx context.Context, push registry.Push, patience time.
 	return ctx.Err()
 }
 
+// Awaits says whether a rule waits for the upload that a change stores.
+func (s *Signing) Awaits(change store.Change) bool {
+	return len(s.uploads(change.Image, change.Add[0].Reference)) > 0
+}
+
 // Uploading adds to a change that stores an upload what is to be signed because of it. What the image has
 // is asked of current, where a rule depends on it.
 func (s *Signing) Uploading(ctx context.Context, change *store.Change, current func(context.Context, api.Image) (store.Set, error)) error {
