@@ -17,15 +17,17 @@ import (
 const imageQuery = `
 WITH asked AS (
 	SELECT a.n, i.ctid, i.host, i.repository, i.digest, i.number, i.version, i.serial, i.state, i.state <> a.state AS changed
-	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS a (host, repository, digest, state, n)
-	JOIN images i ON (i.host, i.repository, i.digest) = (a.host, a.repository, a.digest))
+	FROM unnest((SELECT $1::text[]), (SELECT $2::text[]), (SELECT $3::text[]), (SELECT $4::text[])) WITH ORDINALITY AS a (host, repository, digest, state, n)
+	CROSS JOIN LATERAL (SELECT i.ctid, i.* FROM images i
+		WHERE (i.host, i.repository, i.digest) = (a.host, a.repository, a.digest) LIMIT 1) i)
 SELECT i.n, i.ctid, i.version, i.serial, i.state, NULL::json, s.serial, s.name, s.identity, s.fingerprint, s.user_id,
 	s.reference, s.own, s.origin, s.uploader, s.signed, s.added, s.content
-FROM asked i LEFT JOIN signatures s ON i.changed AND s.image = i.number
+FROM asked i LEFT JOIN LATERAL (SELECT * FROM signatures s WHERE i.changed AND s.image = i.number ORDER BY s.serial OFFSET 0) s ON true
 UNION ALL
 SELECT i.n, i.ctid, i.version, i.serial, i.state, row_to_json(w), NULL, NULL, NULL, NULL, NULL,
 	NULL, NULL, NULL, NULL, NULL, NULL, NULL
-FROM asked i JOIN withdrawals w ON i.changed AND (w.host, w.repository, w.digest) = (i.host, i.repository, i.digest)`
+FROM asked i CROSS JOIN LATERAL (SELECT * FROM withdrawals w
+	WHERE i.changed AND (w.host, w.repository, w.digest) = (i.host, i.repository, i.digest) OFFSET 0) w`
 
 // An asked is what imageQuery is asked: images, and what is known of each.
 type asked struct {
@@ -156,7 +158,7 @@ func (s *Store) readContent(images []api.Image) (found []*imageRow, err error) {
 	a := s.ask(images...)
 	err = s.again(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
 		began = s.o.Clock()
-		rows, err := conn.Query(ctx, imageQuery, a.arguments()...)
+		rows, err := conn.Query(ctx, contentStatement.on(conn.Conn()), a.arguments()...)
 		if err == nil {
 			found, err = a.rows(rows)
 		}

@@ -213,7 +213,11 @@ func (s *Store) again(ctx context.Context, f func(ctx context.Context, conn *pgx
 	for try := 0; ; try++ {
 		err := s.once(ctx, f)
 		s.note(err)
-		if err == nil || !safeToRepeat(err) || try >= s.o.Retries || ctx.Err() != nil {
+		retries := s.o.Retries
+		if otherwise(err) { // nothing is wrong, but that connections have lost what was prepared
+			retries = max(retries, 1)
+		}
+		if err == nil || !safeToRepeat(err) || try >= retries || ctx.Err() != nil {
 			return unavailable(err)
 		}
 	}

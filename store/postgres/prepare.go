@@ -11,10 +11,15 @@ import (
 
 // A preparable is a query that is asked so often that it is prepared on connections where that may be: each time
 // anew, the database takes longer to read so small a query than to answer it.
+//
+// Each is to be planned once, and rightly whatever is in the tables then. LIMIT or OFFSET behind LATERAL has what
+// is asked for looked up one by one. (SELECT $1) hides how long an array is, for which the database would plan anew.
 type preparable struct{ name, text string }
 
 var (
 	statesStatement     = preparable{"countersign_states", stateQuery}
+	placesStatement     = preparable{"countersign_places", placeQuery}
+	contentStatement    = preparable{"countersign_content", imageQuery}
 	lockStatement       = preparable{"countersign_lock", lockQuery}
 	namedStatement      = preparable{"countersign_named", statesQuery}
 	imagesStatement     = preparable{"countersign_images", imagesWrite}
@@ -22,18 +27,32 @@ var (
 	recordsStatement    = preparable{"countersign_records", recordsWrite}
 )
 
+// statements are all of them.
+func statements() []preparable {
+	return []preparable{statesStatement, placesStatement, contentStatement, lockStatement, namedStatement, imagesStatement, signaturesStatement, recordsStatement}
+}
+
+// plainPlans has the database read no table as a whole, which is the least where it is small: what is prepared then is
+// planned so, and stays so when it is large, until there are new statistics. Where there are none yet, as after an
+// upgrade, queries that read a row would be compiled.
+const plainPlans = `SELECT set_config(name, 'off', false) FROM unnest(ARRAY['jit', 'enable_seqscan']) AS name`
+
 // prepared is where a connection remembers that they are.
 const prepared = "countersign.prepared"
 
 func isPrepared(c *pgconn.PgConn) bool { return c.CustomData()[prepared] != nil }
 
+// on is what this connection is asked.
+func (s preparable) on(conn *pgx.Conn) string {
+	if isPrepared(conn.PgConn()) {
+		return s.name
+	}
+	return s.text
+}
+
 // queue adds one to a batch for this connection.
 func (s preparable) queue(b *pgx.Batch, conn *pgx.Conn, arguments ...any) {
-	said := s.text
-	if isPrepared(conn.PgConn()) {
-		said = s.name
-	}
-	b.Queue(said, arguments...)
+	b.Queue(s.on(conn), arguments...)
 }
 
 // prepare prepares the statements on a new connection, and sets what is good for all of its queries, if the process that serves it is the one that it was
@@ -59,15 +78,17 @@ func prepare(ctx context.Context, conn *pgx.Conn) error {
 	if serving != c.PID() {
 		return nil
 	}
-	// Where it has no statistics yet, as after an upgrade, the database would compile queries that read a row.
 	err = within(func(ctx context.Context) error {
-		_, err := conn.Exec(ctx, `SET jit = off`)
+		_, err := conn.Exec(ctx, plainPlans)
 		return err
 	})
-	if _, refused := errors.AsType[*pgconn.PgError](err); err != nil && !refused {
+	if _, refused := errors.AsType[*pgconn.PgError](err); refused {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	for _, s := range []preparable{statesStatement, lockStatement, namedStatement, imagesStatement, signaturesStatement, recordsStatement} {
+	for _, s := range statements() {
 		err := within(func(ctx context.Context) error {
 			_, err := conn.Prepare(ctx, s.name, s.text)
 			return err

@@ -22,8 +22,9 @@ const stateQuery = `SELECT state FROM images WHERE ctid = ANY($1)`
 // placeQuery looks for images by their names: for those that are not there, and those of which it is
 // not known where they are.
 const placeQuery = `
-SELECT a.n, i.ctid, i.state FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS a (host, repository, digest, n)
-JOIN images i ON (i.host, i.repository, i.digest) = (a.host, a.repository, a.digest)`
+SELECT a.n, i.ctid, i.state FROM unnest((SELECT $1::text[]), (SELECT $2::text[]), (SELECT $3::text[])) WITH ORDINALITY AS a (host, repository, digest, n)
+CROSS JOIN LATERAL (SELECT i.ctid, i.state FROM images i
+	WHERE (i.host, i.repository, i.digest) = (a.host, a.repository, a.digest) LIMIT 1) i`
 
 // isAt notes where the row of images was.
 func (r *imageRow) isAt(ctid pgtype.TID) {
@@ -68,7 +69,7 @@ func (c *check) run(ctx context.Context, conn *pgx.Conn) error {
 	if len(c.places) == 0 {
 		return nil
 	}
-	rows, err := conn.Query(ctx, placeQuery, c.named.arguments()[:3]...)
+	rows, err := conn.Query(ctx, placesStatement.on(conn), c.named.arguments()[:3]...)
 	if err != nil {
 		return err
 	}

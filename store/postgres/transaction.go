@@ -127,7 +127,7 @@ const lockQuery = `SELECT set_config('lock_timeout', $1, true), set_config('stat
 
 // statesQuery says in which state images are, and their numbers; NULL: there is no such image. LIMIT has each looked
 // for by itself.
-const statesQuery = `SELECT i.state, i.number FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS a (host, repository, digest, n)
+const statesQuery = `SELECT i.state, i.number FROM unnest((SELECT $1::text[]), (SELECT $2::text[]), (SELECT $3::text[])) WITH ORDINALITY AS a (host, repository, digest, n)
 	LEFT JOIN LATERAL (SELECT state, number FROM images i
 		WHERE (i.host, i.repository, i.digest) = (a.host, a.repository, a.digest) LIMIT 1) i ON true ORDER BY a.n`
 
@@ -233,7 +233,7 @@ func (t *transaction) content(ctx context.Context, a asked, states []string) err
 }
 
 func (t *transaction) read(ctx context.Context, a asked, parts []*part) error {
-	rows, err := t.conn.Query(ctx, imageQuery, a.arguments()...)
+	rows, err := t.conn.Query(ctx, contentStatement.on(t.conn), a.arguments()...)
 	if err != nil {
 		return err
 	}
