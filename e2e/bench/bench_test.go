@@ -39,7 +39,7 @@ func TestMeasure(t *testing.T) {
 		goals int
 	}{
 		"reads": {false, 5}, "lists": {false, 2}, "uploads": {false, 4}, "sidecar": {false, 2}, "pushes": {false, 1}, "both": {false, 2},
-		"disk": {true, 5}, "database": {true, 5},
+		"disk": {true, 6}, "database": {true, 6},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if name != "reads" && os.Getenv("COUNTERSIGN_SOAK") == "" {

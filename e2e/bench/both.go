@@ -23,7 +23,7 @@ const readRate = 1000
 // core busy. The server and its database may use both cores: it is their own to share them. Readers have one of them,
 // uploaders the other.
 func both(ctx context.Context, b *bench) error {
-	made, err := b.sign(ctx, signature.RSA3072, 4*b.Uploads)
+	made, err := b.sign(ctx, signature.RSA3072, 0, 4*b.Uploads)
 	if err != nil {
 		return err
 	}

@@ -26,8 +26,7 @@ type flatness struct {
 	hot     int // signatures of 900 bytes that the server remembers
 	fill    func(ctx context.Context, name string, n int) (where string, at serverAt, err error)
 	bytes   func() (float64, error) // of the large one, as it was filled
-	remote  bool
-	pid     int // of the database; 0: there is none
+	pid     int                     // of the database; 0: there is none
 	largeAt serverAt
 	largeIn string
 }
@@ -54,7 +53,7 @@ func flatDatabase(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer c.Stop()
-	f := &flatness{bench: b, kind: "database", large: b.Database, hot: 30_000, remote: true, pid: pid}
+	f := &flatness{bench: b, kind: "database", large: b.Database, hot: 30_000, pid: pid}
 	f.fill = func(ctx context.Context, name string, n int) (string, serverAt, error) {
 		d, err := b.newDatabase(ctx, c, pid)
 		if err != nil {
@@ -104,7 +103,7 @@ func (f *flatness) appends(ctx context.Context) error {
 			from     int
 			into, of *[]float64
 		}{{small, f.Small, &few, &fewCPU}, {f.largeIn, f.large + round*(warming+growing)*f.Uploads, &many, &manyCPU}} {
-			t, err := f.as(ctx, serving, "grow", m.where, strconv.FormatBool(f.remote), strconv.Itoa(m.from), strconv.Itoa(f.Uploads), strconv.Itoa(f.pid))
+			t, err := f.as(ctx, serving, "grow", m.where, strconv.Itoa(m.from), strconv.Itoa(f.Uploads), strconv.Itoa(f.pid))
 			if err != nil {
 				return err
 			}
@@ -248,15 +247,15 @@ const (
 // a connection that is new have none of the pages in their own tables, and in a large database touch thirty a piece in their
 // first thousand appends.
 func performGrow(ctx context.Context, args []string) (tally, error) {
-	from, err := strconv.Atoi(args[2])
+	from, err := strconv.Atoi(args[1])
 	if err != nil {
 		return tally{}, err
 	}
-	n, err := strconv.Atoi(args[3])
+	n, err := strconv.Atoi(args[2])
 	if err != nil {
 		return tally{}, err
 	}
-	database, err := strconv.Atoi(args[4])
+	database, err := strconv.Atoi(args[3])
 	if err != nil {
 		return tally{}, err
 	}
@@ -264,24 +263,32 @@ func performGrow(ctx context.Context, args []string) (tally, error) {
 	for i := range changes {
 		changes[i] = changeOf(from+i, 1)
 	}
-	to, closes, err := openStore(ctx, args[0], args[1] == "true")
+	to, closes, err := openStore(ctx, args[0], database != 0)
 	if err != nil {
 		return tally{}, err
 	}
-	err = visitSome(ctx, to, from)
-	if err == nil {
-		_, err = appendAll(ctx, to, changes[:warming*n])
-	}
-	if err != nil {
-		return tally{}, errors.Join(err, closes())
-	}
 	var t tally
-	used, err := spent([]int{database}, func() (err error) {
-		t, err = appendAll(ctx, to, changes[warming*n:])
+	if err = visitSome(ctx, to, from); err == nil {
+		t, err = appendWarm(ctx, to, database, changes[:warming*n], changes[warming*n:])
+	}
+	return t, errors.Join(err, closes())
+}
+
+// appendWarm makes changes, and then those that are measured, with what they cost the database's processes; 0: there is none.
+func appendWarm(ctx context.Context, to store.Store, database int, first, changes []store.Change) (t tally, err error) {
+	if _, err := appendAll(ctx, to, first); err != nil {
+		return t, err
+	}
+	var pids []int
+	if database != 0 {
+		pids = []int{database}
+	}
+	used, err := spent(pids, func() (err error) {
+		t, err = appendAll(ctx, to, changes)
 		return err
 	})
 	t.CPU += used
-	return t, errors.Join(err, closes())
+	return t, err
 }
 
 // visitSome reads images all over a store of n: a process that has just started has none of the file's

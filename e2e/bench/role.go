@@ -24,8 +24,8 @@ func perform(ctx context.Context, args []string, stdout io.Writer) error {
 	}{
 		"handler": {2, performHandler},
 		"upload":  {4, performUpload},
-		"append":  {4, performAppend},
-		"grow":    {5, performGrow},
+		"append":  {5, performAppend},
+		"grow":    {4, performGrow},
 		"verify":  {3, performVerify},
 		"pace":    {4, performPace},
 		"fetch":   {3, performFetch},

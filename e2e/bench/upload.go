@@ -33,6 +33,7 @@ const uploaders = 32
 type batch struct {
 	algorithm signature.Algorithm
 	public    []byte // the key, armored
+	first     string // file of signed images to warm up with
 	file      string // of signed images
 	keys      string // directory with the key
 }
@@ -43,9 +44,10 @@ type signed struct {
 	Content []byte
 }
 
-// sign makes a batch.
-func (b *bench) sign(ctx context.Context, algorithm signature.Algorithm, n int) (batch, error) {
-	made := batch{algorithm: algorithm, file: filepath.Join(b.dir, string(algorithm)+".signed"), keys: filepath.Join(b.dir, string(algorithm)+".keys")}
+// sign makes a batch, with so many signatures to warm up with before the others.
+func (b *bench) sign(ctx context.Context, algorithm signature.Algorithm, first, n int) (batch, error) {
+	in := func(extension string) string { return filepath.Join(b.dir, string(algorithm)+extension) }
+	made := batch{algorithm: algorithm, first: in(".first"), file: in(".signed"), keys: in(".keys")}
 	private, public, err := signature.Spec{UserID: "bench", Algorithm: algorithm}.Generate(time.Now().Add(-time.Minute))
 	if err != nil {
 		return made, err
@@ -55,7 +57,7 @@ func (b *bench) sign(ctx context.Context, algorithm signature.Algorithm, n int) 
 	if err != nil {
 		return made, err
 	}
-	all := make([]signed, n)
+	all := make([]signed, first+n)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(2)
 	for i := range all {
@@ -70,10 +72,13 @@ func (b *bench) sign(ctx context.Context, algorithm signature.Algorithm, n int) 
 	if err := group.Wait(); err != nil {
 		return made, err
 	}
-	var text bytes.Buffer
-	err = errors.Join(gob.NewEncoder(&text).Encode(all), os.WriteFile(made.file, text.Bytes(), 0o644), os.MkdirAll(made.keys, 0o755),
+	return made, errors.Join(writeSigned(made.first, all[:first]), writeSigned(made.file, all[first:]), os.MkdirAll(made.keys, 0o755),
 		os.WriteFile(filepath.Join(made.keys, "bench.asc"), public, 0o644))
-	return made, err
+}
+
+func writeSigned(file string, all []signed) error {
+	var text bytes.Buffer
+	return errors.Join(gob.NewEncoder(&text).Encode(all), os.WriteFile(file, text.Bytes(), 0o644))
 }
 
 func readSigned(file string) (all []signed, err error) {
@@ -96,7 +101,7 @@ func uploads(ctx context.Context, b *bench) error {
 	defer c.Stop()
 	for _, algorithm := range []signature.Algorithm{signature.RSA3072, signature.RSA4096} {
 		b.say("uploads: signing with %s", algorithm)
-		made, err := b.sign(ctx, algorithm, b.Uploads)
+		made, err := b.sign(ctx, algorithm, b.Uploads, b.Uploads)
 		if err != nil {
 			return err
 		}
@@ -126,11 +131,11 @@ func (b *bench) reportUploads(p price, kind, algorithm string) {
 	b.report.figure("uploads", name+"an empty PUT", "µs of CPU", micro(p.empty))
 }
 
-// uploadRound measures each once, on stores that are new.
+// uploadRound measures each once, on stores that are new, of processes that have done as much of the same before:
+// what one touches for the first time is not what an upload costs.
 func (b *bench) uploadRound(ctx context.Context, p *price, name string, made batch, remote bool, c *cluster.Cluster, pid int) (err error) {
 	at := serverAt{name: name, trusted: made.public, flags: []string{"-sign-on", "none"}}
-	where := filepath.Join(b.dir, name+"-append")
-	var pids []int
+	where, database := filepath.Join(b.dir, name+"-append"), 0
 	if remote {
 		d, e := b.newDatabase(ctx, c, pid)
 		if e != nil {
@@ -140,7 +145,7 @@ func (b *bench) uploadRound(ctx context.Context, p *price, name string, made bat
 		if e != nil {
 			return e
 		}
-		at.database, where, pids = d, other.url, []int{pid}
+		at.database, where, database = d, other.url, pid
 		defer func() { err = errors.Join(err, c.Drop(d.name), c.Drop(other.name)) }() // there are many rounds
 	}
 	s, err := b.server(ctx, at)
@@ -148,15 +153,20 @@ func (b *bench) uploadRound(ctx context.Context, p *price, name string, made bat
 		return err
 	}
 	defer s.stop()
+	var warm []float64
+	upload := func(file, body string) []string {
+		return []string{"upload", s.address, file, body, strconv.Itoa(uploaders)}
+	}
 	for _, m := range []struct {
 		into *[]float64
 		pids []int
 		core int
 		role []string
 	}{
-		{&p.empty, s.pids(), loading, []string{"upload", s.address, made.file, "empty", strconv.Itoa(uploaders)}},
-		{&p.upload, s.pids(), loading, []string{"upload", s.address, made.file, "whole", strconv.Itoa(uploaders)}},
-		{&p.append, pids, serving, []string{"append", where, made.file, made.keys, strconv.FormatBool(remote)}},
+		{&warm, s.pids(), loading, upload(made.first, "whole")},
+		{&p.empty, s.pids(), loading, upload(made.file, "empty")},
+		{&p.upload, s.pids(), loading, upload(made.file, "whole")},
+		{&p.append, nil, serving, []string{"append", where, made.first, made.file, made.keys, strconv.Itoa(database)}},
 		{&p.verify, nil, serving, []string{"verify", made.file, made.keys, "1"}},
 	} {
 		var t tally
@@ -223,31 +233,47 @@ func send(ctx context.Context, c *http.Client, method, url string, body []byte) 
 	return res.StatusCode, err
 }
 
-// performAppend stores what the door has let in, as many at a time as there are uploaders.
+// performAppend stores what the door has let in, as many at a time as there are uploaders: a file of it to warm up, and
+// then another one. What that costs the database's processes counts, too.
 func performAppend(ctx context.Context, args []string) (tally, error) {
-	all, err := readSigned(args[1])
+	database, err := strconv.Atoi(args[4])
 	if err != nil {
 		return tally{}, err
 	}
-	live, err := admission.OpenTrusted(args[2], []string{host}, slog.New(slog.DiscardHandler))
+	live, err := admission.OpenTrusted(args[3], []string{host}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return tally{}, err
 	}
 	door := admission.New(admission.Config{Hosts: []string{host}, Policy: live.Since, Clients: signature.AllClients, Clock: time.Now})
+	var changes [2][]store.Change
+	for i, file := range args[1:3] {
+		if changes[i], err = admitAll(door, file); err != nil {
+			return tally{}, err
+		}
+	}
+	to, closes, err := openStore(ctx, args[0], database != 0)
+	if err != nil {
+		return tally{}, err
+	}
+	t, err := appendWarm(ctx, to, database, changes[0], changes[1])
+	return t, errors.Join(err, closes())
+}
+
+// admitAll returns what the signatures of a file change.
+func admitAll(door *admission.Door, file string) ([]store.Change, error) {
+	all, err := readSigned(file)
+	if err != nil {
+		return nil, err
+	}
 	changes := make([]store.Change, len(all))
 	for i, s := range all {
 		admitted, err := door.Admit(admission.Upload{Image: s.Image, Content: s.Content, Caller: admission.Caller{Subject: "token:ci", Address: "127.0.0.1"}, Origin: "upload"})
 		if err != nil {
-			return tally{}, err
+			return nil, err
 		}
 		changes[i] = admitted.Change(0)
 	}
-	to, closes, err := openStore(ctx, args[0], args[3] == "true")
-	if err != nil {
-		return tally{}, err
-	}
-	t, err := appendAll(ctx, to, changes)
-	return t, errors.Join(err, closes())
+	return changes, nil
 }
 
 func openStore(ctx context.Context, where string, remote bool) (store.Store, func() error, error) {
