@@ -94,3 +94,6 @@ func (q *queues) Abandon(w *Writer) bool { return q.abandon(w) }
 
 // Len is how many images somebody has.
 func (q *queues) Len() int { return len(q.waiting) }
+
+// Restored says whether the trail is another cluster's still.
+func (s *Store) Restored() bool { return s.restored.Load() }

@@ -67,6 +67,11 @@ type Store struct {
 	checked sync.Mutex
 	ready   atomic.Bool // the schema is one that this program runs on
 	away    atomic.Bool // for the log
+	// Of a trail that came from another cluster; see mendTrail.
+	restored   atomic.Bool     // it is not yet renumbered
+	background sync.WaitGroup  // who does that
+	life       context.Context // ends with Close
+	end        context.CancelFunc
 }
 
 // ErrURL is what a connection string that does not read is. Its own errors quote it.
@@ -98,6 +103,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		pool.Close()
 		return nil, err
 	}
+	s.life, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	s.states = &flights[*imageRow, bool]{read: s.readStates, most: reads, room: maxStates, time: late}
 	s.content = &flights[api.Image, *imageRow]{read: s.readContent, most: max(1, reads/2), room: maxContent, time: late}
 	s.alone = make(chan struct{}, max(1, cap(s.slow)-1))
@@ -183,6 +189,8 @@ func following(follow func() (string, error), first *pgx.ConnConfig) func(contex
 
 // Close waits for what is going on. What comes later is ErrUnavailable.
 func (s *Store) Close() error {
+	s.end()
+	s.background.Wait()
 	s.pool.Close()
 	return s.known.close()
 }
@@ -197,7 +205,8 @@ func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	return s.pool.Acquire(ctx)
 }
 
-// slowly runs f, again if it certainly did not happen, with a connection that no read needs.
+// slowly runs f, again if it certainly did not happen, with a connection that no read needs. While a restored trail
+// is renumbered it does not.
 func (s *Store) slowly(ctx context.Context, f func(ctx context.Context, conn *pgxpool.Conn) error) error {
 	select {
 	case s.slow <- struct{}{}:
@@ -205,7 +214,12 @@ func (s *Store) slowly(ctx context.Context, f func(ctx context.Context, conn *pg
 		return unavailable(fmt.Errorf("no connection was free: %w", ctx.Err()))
 	}
 	defer func() { <-s.slow }()
-	return s.again(ctx, f)
+	return s.again(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		if s.restored.Load() {
+			return errDecided{errRestored}
+		}
+		return f(ctx, conn)
+	})
 }
 
 // again runs f, and again if it certainly did not happen.
@@ -241,7 +255,7 @@ func (s *Store) once(ctx context.Context, f func(ctx context.Context, conn *pgxp
 // note logs when the database goes away and when it comes back, once each. One that no longer knows a statement
 // is there.
 func (s *Store) note(err error) {
-	gone := err != nil && !otherwise(err) && !drawnTwice(err) && errors.Is(unavailable(err), store.ErrUnavailable) && !errors.Is(err, context.Canceled)
+	gone := err != nil && !otherwise(err) && !drawnTwice(err) && !errors.Is(err, errRestored) && errors.Is(unavailable(err), store.ErrUnavailable) && !errors.Is(err, context.Canceled)
 	switch {
 	case gone && s.away.CompareAndSwap(false, true):
 		s.o.Log.Error("the database is away", "error", err)

@@ -1,15 +1,20 @@
 package postgres_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/countersign-dev/countersign/store"
+	"github.com/countersign-dev/countersign/store/postgres"
 )
 
 // A transaction that got its number before another one has committed holds back what came later:
@@ -65,6 +70,7 @@ func TestRestoredElsewhere(t *testing.T) {
 	want, cursor := trail(t, s, "")
 	psql(t, shared, name, `UPDATE records SET xid = (xid::text::bigint + 1000000000)::text::xid8 WHERE id > 5`)
 	restored := open(t, options(url))
+	settled(t, restored)
 	if got, _ := trail(t, restored, ""); !slices.Equal(got, want) {
 		t.Errorf("the trail of a restored database: %q, want %q", got, want)
 	}
@@ -75,6 +81,96 @@ func TestRestoredElsewhere(t *testing.T) {
 	again := open(t, options(url)) // and is mended only once
 	if got, _ := trail(t, again, ""); !slices.Equal(got, append(want, "20")) {
 		t.Errorf("the trail goes on as %q, want %q and 20", got, want)
+	}
+}
+
+// A logged is what was logged, by several at once.
+type logged struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// settled waits until the trail is this cluster's.
+func settled(t *testing.T, s *postgres.Store) {
+	t.Helper()
+	eventually(t, "the trail is renumbered", func() bool { return !s.Restored() })
+}
+
+// A long trail from another cluster is renumbered part by part, also by two at once, and by who comes later where one
+// has gone. Meanwhile what images have is read, and nothing is written that the trail would have in another's place.
+func TestRestoredLong(t *testing.T) {
+	t.Parallel()
+	name, url := database(t, template)
+	do(t, open(t, options(url)), adding(image("app"), 1))
+	// Restored once before, with 10 records, and now with 34,990, of which 5,000 are of transactions that this one has had, too.
+	psql(t, shared, name, `INSERT INTO records (xid, id, time, action, subject, address, host, repository, digest, names, fingerprint, reference, reason)
+		SELECT (CASE WHEN n <= 10 THEN 0 WHEN n <= 5000 THEN 1 ELSE 1000000000 + n / 3 END)::text::xid8, n, now(), 'admitted', '', '', '', '', '', '{}', '', '', n
+		FROM generate_series(1, 35000) n ORDER BY n % 7, n; DELETE FROM records WHERE reason = '1' AND host <> ''`)
+	lock, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close(context.WithoutCancel(t.Context()))
+	held := func(sql string) {
+		t.Helper()
+		if _, err := lock.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	held("BEGIN")
+	held("SELECT FROM records WHERE reason = '15000' FOR UPDATE") // the second part has it
+	var log logged
+	o := options(url)
+	o.Log = slog.New(slog.NewTextHandler(&log, nil))
+	s := open(t, o)
+	if set := get(t, s, image("app")); len(set.Signatures) != 1 {
+		t.Errorf("meanwhile the image has %d signatures, want 1", len(set.Signatures))
+	}
+	refuses := func(what string, err error) {
+		t.Helper()
+		if !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "is being renumbered") {
+			t.Errorf("%s meanwhile: %v, want %v, and why", what, err, store.ErrUnavailable)
+		}
+	}
+	_, err = s.Do(t.Context(), adding(image("app"), 2))
+	refuses("Do", err)
+	_, _, err = s.Records(t.Context(), "", 1)
+	refuses("Records", err)
+	_, err = s.Take(t.Context(), time.Minute)
+	refuses("Take", err)
+	_, _, err = s.List(t.Context(), store.Filter{Kind: store.Signatures}, "", 1)
+	refuses("List", err)
+	gone := open(t, o)
+	if err := gone.Close(); err != nil { // while it waits for the other one
+		t.Errorf("Close: %v", err)
+	}
+	if text := log.String(); strings.Contains(text, "away") {
+		t.Errorf("the log says of a database that is there: %s", text)
+	}
+	held("COMMIT")
+	other := open(t, o)
+	settled(t, s)
+	settled(t, other)
+	do(t, other, adding(image("app"), 35001))
+	got := psql(t, shared, name, `SELECT count(*), count(*) FILTER (WHERE place::text <> reason), count(*) FILTER (WHERE xid <> '0')
+		FROM (SELECT xid, reason, row_number() OVER (ORDER BY xid, id) AS place FROM records) r`)
+	if got != "35001|0|1" {
+		t.Errorf("records, those in another's place, and those of this cluster: %s, want 35001|0|1", got)
+	}
+	if text := log.String(); !strings.Contains(text, "the audit trail is renumbered") {
+		t.Errorf("the log does not say that the trail is renumbered: %s", text)
 	}
 }
 
