@@ -12,8 +12,9 @@ import (
 // A preparable is a query that is asked so often that it is prepared on connections where that may be: each time
 // anew, the database takes longer to read so small a query than to answer it.
 //
-// Each is to be planned once, and rightly whatever is in the tables then. LIMIT or OFFSET behind LATERAL has what
-// is asked for looked up one by one. (SELECT $1) hides how long an array is, for which the database would plan anew.
+// What looks up by name is planned once (generic_plans in pg_prepared_statements says so), and each rightly whatever
+// is in the tables then. LIMIT or OFFSET behind LATERAL has what is asked for looked up one by one. (SELECT $1) hides
+// how long an array is, for which the database would plan anew.
 type preparable struct{ name, text string }
 
 var (
