@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/countersign-dev/countersign/store"
 )
@@ -244,6 +247,55 @@ func TestClosed(t *testing.T) {
 	for what, err := range map[string]error{"Get": get, "Do": do, "Start": <-started, "List": list, "Records": records, "Take": take} {
 		if !errors.Is(err, store.ErrUnavailable) {
 			t.Errorf("%s after Close: %v, want %v", what, err, store.ErrUnavailable)
+		}
+	}
+}
+
+// Whoever has started a change when the store is closed is answered, once: those who wait for another process, those in
+// the line of an image, and those who wait for a connection. What was done is there.
+func TestClosedWhileWriting(t *testing.T) {
+	t.Parallel()
+	_, url := database(t, template)
+	s := open(t, options(url))
+	other, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close(t.Context())
+	if _, err := other.Exec(t.Context(), "SELECT pg_advisory_lock(hashtextextended($1, 0))", image("held").String()); err != nil {
+		t.Fatal(err)
+	}
+	var changes []store.Change
+	for n := range 300 {
+		changes = append(changes, adding(image(fmt.Sprint("app", n)), n))
+	}
+	for n := range 5 {
+		changes = append(changes, adding(image("held"), n))
+	}
+	answers := make([]chan error, len(changes))
+	for n, c := range changes {
+		answers[n] = make(chan error, 2)
+		s.Start(t.Context(), c, func(_ store.Set, err error) { answers[n] <- err })
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close() }()
+	if _, err := other.Exec(t.Context(), "SELECT pg_advisory_unlock_all()"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-closed; err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	again := open(t, options(url))
+	for n, c := range changes {
+		err := <-answers[n]
+		switch {
+		case err != nil && !errors.Is(err, store.ErrUnavailable):
+			t.Errorf("change %d of %s: %v, want none or %v", n, c.Image, err, store.ErrUnavailable)
+		case err == nil && !slices.ContainsFunc(get(t, again, c.Image).Signatures, func(s store.Signature) bool { return s.Name == c.Add[0].Name }):
+			t.Errorf("change %d of %s was done, and is not there", n, c.Image)
+		}
+		if len(answers[n]) > 0 {
+			t.Errorf("change %d of %s was answered more than once", n, c.Image)
 		}
 	}
 }

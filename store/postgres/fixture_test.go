@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -126,6 +127,7 @@ type wire struct {
 	hangOn    string        // nor the first that asks this; "": all get one
 	hanging   chan struct{} // closed when one does not
 	broken    chan struct{} // closed when it breaks instead
+	cutOn     string        // the first that asks this is asked, and breaks before it is answered; "": none does
 }
 
 // between starts a wire to the shared cluster and returns how it is reached.
@@ -161,11 +163,15 @@ func (w *wire) serve(client net.Conn) {
 		return
 	}
 	defer server.Close()
+	var cut atomic.Bool
 	go func() {
 		defer client.Close()
 		buffer := make([]byte, 64<<10)
 		for {
 			n, err := server.Read(buffer)
+			if cut.Load() {
+				return
+			}
 			if _, failed := client.Write(buffer[:n]); err != nil || failed != nil {
 				return
 			}
@@ -182,6 +188,10 @@ func (w *wire) serve(client net.Conn) {
 			w.parsed = append(w.parsed, string(message[5:]))
 			if w.hangOn != "" && strings.Contains(string(message[5:]), w.hangOn) {
 				w.hang, w.hangOn = true, ""
+			}
+			if w.cutOn != "" && strings.Contains(string(message[5:]), w.cutOn) {
+				cut.Store(true)
+				w.cutOn = ""
 			}
 			w.mu.Unlock()
 		}
@@ -212,6 +222,13 @@ func (w *wire) hangNext(t *testing.T, text string) <-chan struct{} {
 	defer w.mu.Unlock()
 	w.hang, w.hangOn = text == "", text
 	return w.hanging
+}
+
+// cutNext breaks the connection that asks this next when it is answered.
+func (w *wire) cutNext(text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cutOn = text
 }
 
 // count returns the round trips since it was asked last.

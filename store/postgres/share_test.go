@@ -220,3 +220,33 @@ func TestSharedByMany(t *testing.T) {
 		t.Errorf("%s records are elsewhere in the trail than their image's changes were made", got)
 	}
 }
+
+// Of changes whose shared commit got no answer it is not known whether they are done, and so says each of them. They are,
+// and who brings one again finds that.
+func TestSharedCommitUnanswered(t *testing.T) {
+	t.Parallel()
+	name, _ := database(t, template)
+	w, url := between(t, name)
+	s := open(t, options(url))
+	do(t, s, adding(image("before"), 1))
+	var changes []store.Change
+	for n := range 8 {
+		changes = append(changes, adding(image(fmt.Sprint("app", n)), n))
+	}
+	w.cutNext("\x00COMMIT\x00")
+	for n, answer := range together(t, s, changes...) {
+		got := <-answer
+		wants(t, fmt.Sprint("change ", n), got, store.ErrUnavailable)
+		if got.err != nil && !strings.Contains(got.err.Error(), "it is not known whether") {
+			t.Errorf("change %d: %v, want an error that says that it is not known", n, got.err)
+		}
+	}
+	for n, c := range changes {
+		if set := get(t, s, c.Image); len(set.Signatures) != 1 {
+			t.Errorf("change %d was committed, and %s has %d signatures", n, c.Image, len(set.Signatures))
+		}
+		if set := do(t, s, c); set.Version != 1 {
+			t.Errorf("change %d, brought again, makes version %d, want 1: nothing changes", n, set.Version)
+		}
+	}
+}
