@@ -33,6 +33,8 @@ type storeAt struct {
 	Keep    string        `yaml:"keep"`    // directory that carries it over a restart; empty: nothing does
 	Timeout time.Duration `yaml:"timeout"` // of one round trip to the database
 	Retries int           `yaml:"retries"` // of what certainly did not happen
+
+	settle bool // a restored audit trail is waited for; no setting: whoever opens the store knows
 }
 
 func defaultStore() storeAt {
@@ -146,6 +148,7 @@ func (g *ground) openStore(ctx context.Context, s settings) error {
 		f := &urlFile{path: s.Store.DatabaseFile, log: g.log}
 		follow, g.files = f.read, append(g.files, f.file())
 	}
+	s.Store.settle = s.Withdrawals != "" // the ledger reads it before anybody is answered
 	opened, err := s.openStore(ctx, g.log, follow, func(image api.Image, name string, err error) {
 		g.log.Error("a stored signature does not read and is left out", "image", image.String(), "name", name, "error", err)
 	})
@@ -172,7 +175,7 @@ func (s settings) openStore(ctx context.Context, log *slog.Logger, follow func()
 	}
 	return postgres.Open(ctx, postgres.Options{
 		URL: url, Follow: follow, Limits: s.Limits, Clock: time.Now, Log: log, Damaged: damaged, Cache: s.Store.Memory << 20,
-		Stale: s.Store.Stale, Keep: s.Store.Keep, Timeout: s.Store.Timeout, Retries: retries,
+		Stale: s.Store.Stale, Keep: s.Store.Keep, Timeout: s.Store.Timeout, Retries: retries, Settle: s.Store.settle,
 	})
 }
 

@@ -91,7 +91,7 @@ func storedSettings(file, data string, at storeAt) (settings, error) {
 // openStored opens a store that is there: to make one would say that all is well.
 // What was known lately does not count here, so nothing of it is kept or used.
 func openStored(ctx context.Context, s settings, log *slog.Logger, damaged func(api.Image, string, error)) (keptStore, error) {
-	s.Store.Stale, s.Store.Keep = 0, ""
+	s.Store.Stale, s.Store.Keep, s.Store.settle = 0, "", true
 	if !s.Store.remote() {
 		if _, err := os.Stat(s.Store.Directory); err != nil {
 			return nil, fmt.Errorf("%w\nhint: -config or -data says where the store is", err)

@@ -97,7 +97,7 @@ func namedStore(name string) storeAt {
 // openUnlimited opens a store to copy: what was kept is kept, whatever the limits are now, and
 // nothing that may be old is answered.
 func openUnlimited(ctx context.Context, at storeAt, log *slog.Logger, damaged func(api.Image, string, error)) (keptStore, error) {
-	at.Stale, at.Timeout = 0, time.Minute
+	at.Stale, at.Timeout, at.settle = 0, time.Minute, true
 	s := settings{Store: at}
 	return s.openStore(ctx, log, nil, damaged)
 }

@@ -176,7 +176,7 @@ func TestSettingsAreDocumented(t *testing.T) {
 				name = strings.ToLower(field.Name)
 			}
 			switch {
-			case name == "-":
+			case name == "-", !field.IsExported():
 			case field.Type.Kind() == reflect.Struct && prefix == "":
 				walk(name+".", field.Type)
 			case !strings.Contains(string(page), "`"+prefix+name+"`") && !(prefix == "limits." && strings.Contains(string(page), "`."+name+"`")):

@@ -26,7 +26,7 @@ func perform(ctx context.Context, args []string, stdout io.Writer) error {
 		"upload":  {4, performUpload},
 		"append":  {5, performAppend},
 		"grow":    {4, performGrow},
-		"verify":  {3, performVerify},
+		"verify":  {2, performVerify},
 		"pace":    {4, performPace},
 		"fetch":   {3, performFetch},
 		"push":    {4, performPush},

@@ -255,8 +255,8 @@ func TestClosed(t *testing.T) {
 // the line of an image, and those who wait for a connection. What was done is there.
 func TestClosedWhileWriting(t *testing.T) {
 	t.Parallel()
-	_, url := database(t, template)
-	s := open(t, options(url))
+	name, url := database(t, template)
+	s := open(t, options(url+" pool_max_conns=8"))
 	other, err := pgx.Connect(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
@@ -277,6 +277,7 @@ func TestClosedWhileWriting(t *testing.T) {
 		answers[n] = make(chan error, 2)
 		s.Start(t.Context(), c, func(_ store.Set, err error) { answers[n] <- err })
 	}
+	eventually(t, "the first of those who change the image that is held waits for it", func() bool { return waiting(t, name, "advisory") == "1" })
 	closed := make(chan error, 1)
 	go func() { closed <- s.Close() }()
 	if _, err := other.Exec(t.Context(), "SELECT pg_advisory_unlock_all()"); err != nil {
@@ -289,6 +290,8 @@ func TestClosedWhileWriting(t *testing.T) {
 	for n, c := range changes {
 		err := <-answers[n]
 		switch {
+		case err != nil && n == 300:
+			t.Errorf("who waited for the image with a connection: %v, want it done", err)
 		case err != nil && !errors.Is(err, store.ErrUnavailable):
 			t.Errorf("change %d of %s: %v, want none or %v", n, c.Image, err, store.ErrUnavailable)
 		case err == nil && !slices.ContainsFunc(get(t, again, c.Image).Signatures, func(s store.Signature) bool { return s.Name == c.Add[0].Name }):

@@ -95,5 +95,5 @@ func (q *queues) Abandon(w *Writer) bool { return q.abandon(w) }
 // Len is how many images somebody has.
 func (q *queues) Len() int { return len(q.waiting) }
 
-// Restored says whether the trail is another cluster's still.
-func (s *Store) Restored() bool { return s.restored.Load() }
+// Settling says whether the trail is another cluster's still.
+func (s *Store) Settling() bool { return s.settling() }

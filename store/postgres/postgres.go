@@ -48,6 +48,9 @@ type Options struct {
 	Keep    string        // directory that carries what Get may answer then over a restart; empty: nothing does
 	Timeout time.Duration // of one round trip, and of the wait for a connection or an image's lock; 0: 5 s
 	Retries int           // of what certainly did not happen; negative: none, 0: 2
+	// Settle has Open wait until the audit trail can be read, for as long as it takes, where a database that was restored
+	// from another cluster has to have it renumbered first. Without it all but Get is ErrUnavailable until then.
+	Settle bool
 	// TrailPatience is how long Records waits for transactions that began before what it could
 	// return; 0: 5 s. Then it returns what came before them.
 	TrailPatience time.Duration
@@ -68,8 +71,8 @@ type Store struct {
 	ready   atomic.Bool // the schema is one that this program runs on
 	away    atomic.Bool // for the log
 	// Of a trail that came from another cluster; see mendTrail.
-	restored   atomic.Bool     // it is not yet renumbered
-	background sync.WaitGroup  // who does that
+	settled    chan struct{}   // closed when it is this one's
+	background sync.WaitGroup  // who renumbers it
 	life       context.Context // ends with Close
 	end        context.CancelFunc
 }
@@ -103,24 +106,35 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		pool.Close()
 		return nil, err
 	}
+	s.settled = make(chan struct{})
 	s.life, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	s.states = &flights[*imageRow, bool]{read: s.readStates, most: reads, room: maxStates, time: late}
 	s.content = &flights[api.Image, *imageRow]{read: s.readContent, most: max(1, reads/2), room: maxContent, time: late}
 	s.alone = make(chan struct{}, max(1, cap(s.slow)-1))
 	s.writes = &flights[*writer, struct{}]{read: s.write, most: cap(s.slow), room: maxWrites, time: lateWrite}
-	ctx, cancel := context.WithTimeout(ctx, 2*o.Timeout)
-	defer cancel()
-	switch err := s.check(ctx); {
-	case err == nil:
-	case errors.Is(err, errSchema):
+	if err := s.begins(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
-	case refusesUs(err):
-		return nil, errors.Join(fmt.Errorf("%w\nhint: look at user, password and database of its URL, and at what the user was granted", err), s.Close())
-	default:
-		s.away.Store(true)
-		o.Log.Warn("the database is away; what is known is served, nothing is taken", "error", err)
 	}
 	return s, nil
+}
+
+// begins looks at the database for the first time. One that is away is no error.
+func (s *Store) begins(ctx context.Context) error {
+	first, cancel := context.WithTimeout(ctx, 2*s.o.Timeout)
+	defer cancel()
+	switch err := s.check(first); {
+	case err == nil && s.o.Settle:
+		return s.settle(ctx)
+	case err == nil:
+	case errors.Is(err, errSchema):
+		return err
+	case refusesUs(err):
+		return fmt.Errorf("%w\nhint: look at user, password and database of its URL, and at what the user was granted", err)
+	default:
+		s.away.Store(true)
+		s.o.Log.Warn("the database is away; what is known is served, nothing is taken", "error", err)
+	}
+	return nil
 }
 
 func (o Options) withDefaults() Options {
@@ -190,7 +204,9 @@ func following(follow func() (string, error), first *pgx.ConnConfig) func(contex
 // Close waits for what is going on. What comes later is ErrUnavailable.
 func (s *Store) Close() error {
 	s.end()
+	s.checked.Lock() // who looks whether the trail is to be renumbered
 	s.background.Wait()
+	s.checked.Unlock()
 	s.pool.Close()
 	return s.known.close()
 }
@@ -215,7 +231,7 @@ func (s *Store) slowly(ctx context.Context, f func(ctx context.Context, conn *pg
 	}
 	defer func() { <-s.slow }()
 	return s.again(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		if s.restored.Load() {
+		if s.settling() {
 			return errDecided{errRestored}
 		}
 		return f(ctx, conn)

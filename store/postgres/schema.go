@@ -24,6 +24,7 @@ func (s *Store) check(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
 	if err := s.checkSchema(ctx); err != nil {
 		return err
 	}

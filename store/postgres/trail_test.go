@@ -105,7 +105,7 @@ func (l *logged) String() string {
 // settled waits until the trail is this cluster's.
 func settled(t *testing.T, s *postgres.Store) {
 	t.Helper()
-	eventually(t, "the trail is renumbered", func() bool { return !s.Restored() })
+	eventually(t, "the trail is renumbered", func() bool { return !s.Settling() })
 }
 
 // A long trail from another cluster is renumbered part by part, also by two at once, and by who comes later where one
@@ -152,15 +152,23 @@ func TestRestoredLong(t *testing.T) {
 	refuses("Take", err)
 	_, _, err = s.List(t.Context(), store.Filter{Kind: store.Signatures}, "", 1)
 	refuses("List", err)
-	gone := open(t, o)
-	if err := gone.Close(); err != nil { // while it waits for the other one
+	count := func() string { return psql(t, shared, name, "SELECT count(*) FROM records WHERE xid = '0'") }
+	eventually(t, "the first part is renumbered, and the second waits", func() bool { return count() == "10010" })
+	if err := s.Close(); err != nil { // while it waits
 		t.Errorf("Close: %v", err)
 	}
-	if text := log.String(); strings.Contains(text, "away") {
+	if text := log.String(); strings.Contains(text, "away") || strings.Contains(text, "could not be renumbered") {
 		t.Errorf("the log says of a database that is there: %s", text)
 	}
+	s, other := open(t, o), open(t, o)
+	if got := count(); got != "10010" {
+		t.Errorf("%s records are renumbered while the second part is held, want 10010", got)
+	}
 	held("COMMIT")
-	other := open(t, o)
+	o.Settle = true
+	if third := open(t, o); third.Settling() {
+		t.Error("a store that was to be open when the trail is renumbered is open before")
+	}
 	settled(t, s)
 	settled(t, other)
 	do(t, other, adding(image("app"), 35001))
