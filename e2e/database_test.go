@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/countersign-dev/countersign/store/postgres/cluster"
 )
@@ -294,4 +297,65 @@ func TestDatabaseAway(t *testing.T) {
 	}
 	put(unknown, c.mustSign(t, unknown), 201)
 	c.check(t, s)
+}
+
+// TestRestoredElsewhere starts a server on a dump from another cluster, with a trail that takes it a while to renumber.
+// With a withdrawals file, which needs the trail, nobody is answered before; without one images are.
+func TestRestoredElsewhere(t *testing.T) {
+	t.Parallel()
+	d, c := newDatabase(t), newCrowd(t, 1)
+	url := d.URL("postgres")
+	psql := func(sql string) string {
+		t.Helper()
+		out, err := d.Psql("postgres", sql)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	psql(`INSERT INTO records (xid, id, time, action, subject, address, host, repository, digest, names, fingerprint, reference, reason)
+		SELECT (1000000000 + n)::text::xid8, n, now(), 'admitted', 'token:ci', '', 'registry.example', 'app', '', '{}', '', '', n FROM generate_series(1, 20000) n`)
+	holder, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close(context.WithoutCancel(t.Context()))
+	held, err := holder.Begin(t.Context())
+	if err == nil {
+		_, err = held.Exec(t.Context(), "SELECT FROM records WHERE reason = '15000' FOR UPDATE")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	open, waits := c.on(t, url), filepath.Join(t.TempDir(), "data")
+	c.join(t, waits)
+	closed := launch(t, waits, func(*exec.Cmd) {}, "-database-url", url, "-host", crowdHost, "-sign-on", "none",
+		"-config", config(t, "withdrawals: "+filepath.Join(t.TempDir(), "withdrawals")+"\n"))
+	eventually(t, "both servers have waited for longer than for a short trail", func() bool {
+		return psql(`SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND now() - query_start > interval '1500 ms'`) == "2"
+	})
+	open.ready(t, 200)
+	digest := newImage("restored elsewhere").digest()
+	content := c.mustSign(t, digest)
+	if n, err := c.countAt(t.Context(), open.address, digest); err != nil || n != 0 {
+		t.Errorf("a read meanwhile: %d signatures, %v, want none", n, err)
+	}
+	if status, err := c.put(t.Context(), open.address, digest, content); err != nil || status != 503 {
+		t.Errorf("an upload meanwhile: %d, %v, want 503", status, err)
+	}
+	if log := closed.stderr.String(); closed.gone.Err() != nil || strings.Contains(log, `"msg":"listening"`) {
+		t.Errorf("the server with a withdrawals file has not waited for the trail:\n%s", log)
+	}
+	if err := held.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	closed.locate(t)
+	closed.ready(t, 200)
+	eventually(t, "an upload is taken", func() bool {
+		status, err := c.put(t.Context(), open.address, digest, content)
+		return err == nil && status == 201
+	})
+	if got := psql("SELECT count(*) FILTER (WHERE xid <> '0'), count(*) FILTER (WHERE xid = '0' AND id::text <> reason) FROM records"); got != "1|0" {
+		t.Errorf("records of this cluster, and those that are not in their place: %s, want 1|0", got)
+	}
 }
