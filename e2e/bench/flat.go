@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/countersign-dev/countersign/store"
 	"github.com/countersign-dev/countersign/store/postgres/cluster"
@@ -49,12 +48,7 @@ func flatDisk(ctx context.Context, b *bench) error {
 }
 
 func flatDatabase(ctx context.Context, b *bench) error {
-	buffers, err := quarter()
-	if err != nil {
-		return err
-	}
-	b.report.machine = append(b.report.machine, "PostgreSQL's "+buffers)
-	c, pid, err := b.cluster(buffers, "wal_level=minimal", "max_wal_senders=0", "max_wal_size=8GB")
+	c, pid, err := b.cluster("shared_buffers=2GB", "wal_level=minimal", "max_wal_senders=0", "max_wal_size=8GB")
 	if err != nil {
 		return err
 	}
@@ -69,16 +63,6 @@ func flatDatabase(ctx context.Context, b *bench) error {
 	}
 	f.bytes = func() (float64, error) { return sizeOf(c, f.largeAt.database.name) }
 	return f.measure(ctx)
-}
-
-// quarter is what PostgreSQL's manual begins with for a server that has a machine to itself: shared_buffers of a quarter of
-// its memory (19.4.1).
-func quarter() (string, error) {
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("shared_buffers=%dMB", info.Totalram*uint64(info.Unit)/4>>20), nil
 }
 
 func sizeOf(c *cluster.Cluster, name string) (float64, error) {
