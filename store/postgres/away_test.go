@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/countersign-dev/countersign/store"
 )
 
@@ -257,14 +255,7 @@ func TestClosedWhileWriting(t *testing.T) {
 	t.Parallel()
 	name, url := database(t, template)
 	s := open(t, options(url+" pool_max_conns=8"))
-	other, err := pgx.Connect(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close(t.Context())
-	if _, err := other.Exec(t.Context(), "SELECT pg_advisory_lock(hashtextextended($1, 0))", image("held").String()); err != nil {
-		t.Fatal(err)
-	}
+	free := hold(t, url, image("held"))
 	var changes []store.Change
 	for n := range 300 {
 		changes = append(changes, adding(image(fmt.Sprint("app", n)), n))
@@ -280,9 +271,7 @@ func TestClosedWhileWriting(t *testing.T) {
 	eventually(t, "the first of those who change the image that is held waits for it", func() bool { return waiting(t, name, "advisory") == "1" })
 	closed := make(chan error, 1)
 	go func() { closed <- s.Close() }()
-	if _, err := other.Exec(t.Context(), "SELECT pg_advisory_unlock_all()"); err != nil {
-		t.Fatal(err)
-	}
+	free()
 	if err := <-closed; err != nil {
 		t.Errorf("Close: %v", err)
 	}

@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/store"
 	"github.com/countersign-dev/countersign/store/postgres"
 )
@@ -94,25 +96,34 @@ func TestSharedHeld(t *testing.T) {
 	t.Parallel()
 	name, url := database(t, template)
 	s := open(t, options(url+" pool_max_conns=8"))
-	other, err := pgx.Connect(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close(t.Context())
-	if _, err := other.Exec(t.Context(), "SELECT pg_advisory_lock(hashtextextended($1, 0))", image("held").String()); err != nil {
-		t.Fatal(err)
-	}
+	free := hold(t, url, image("held"))
 	answers := together(t, s, adding(image("a"), 1), adding(image("held"), 1), adding(image("b"), 1))
 	wants(t, "one before it", <-answers[0], nil)
 	wants(t, "one behind it", <-answers[2], nil)
 	eventually(t, "who changes it waits", func() bool { return waiting(t, name, "advisory") == "1" })
 	lone := together(t, s, adding(image("held"), 1))
 	wants(t, "while one waits alone", <-together(t, s, adding(image("c"), 1))[0], nil)
-	if _, err := other.Exec(t.Context(), "SELECT pg_advisory_unlock_all()"); err != nil {
-		t.Fatal(err)
-	}
+	free()
 	wants(t, "when it is free", <-answers[1], nil)
 	wants(t, "one that came alone", <-lone[0], nil)
+}
+
+// hold has an image as another process would that changes it, until it is freed.
+func hold(t *testing.T, url string, i api.Image) (free func()) {
+	t.Helper()
+	other, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = other.Close(context.WithoutCancel(t.Context())) }) // it is freed, or the test failed
+	ask := func(sql string, arguments ...any) {
+		t.Helper()
+		if _, err := other.Exec(t.Context(), sql, arguments...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask("SELECT pg_advisory_lock(hashtextextended($1, 0))", i.String())
+	return func() { t.Helper(); ask("SELECT pg_advisory_unlock_all()") }
 }
 
 // waiting counts who waits for locks of a kind, of this database.
