@@ -257,18 +257,20 @@ func TestClosedWhileWriting(t *testing.T) {
 	s := open(t, options(url+" pool_max_conns=8"))
 	free := hold(t, url, image("held"))
 	var changes []store.Change
-	for n := range 300 {
-		changes = append(changes, adding(image(fmt.Sprint("app", n)), n))
-	}
 	for n := range 5 {
 		changes = append(changes, adding(image("held"), n))
 	}
+	for n := range 300 {
+		changes = append(changes, adding(image(fmt.Sprint("app", n)), n))
+	}
 	answers := make([]chan error, len(changes))
 	for n, c := range changes {
+		if n == 5 {
+			eventually(t, "the first of those who change the image that is held waits for it", func() bool { return waiting(t, name, "advisory") == "1" })
+		}
 		answers[n] = make(chan error, 2)
 		s.Start(t.Context(), c, func(_ store.Set, err error) { answers[n] <- err })
 	}
-	eventually(t, "the first of those who change the image that is held waits for it", func() bool { return waiting(t, name, "advisory") == "1" })
 	closed := make(chan error, 1)
 	go func() { closed <- s.Close() }()
 	free()
@@ -279,7 +281,7 @@ func TestClosedWhileWriting(t *testing.T) {
 	for n, c := range changes {
 		err := <-answers[n]
 		switch {
-		case err != nil && n == 300:
+		case err != nil && n == 0:
 			t.Errorf("who waited for the image with a connection: %v, want it done", err)
 		case err != nil && !errors.Is(err, store.ErrUnavailable):
 			t.Errorf("change %d of %s: %v, want none or %v", n, c.Image, err, store.ErrUnavailable)

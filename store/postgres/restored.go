@@ -24,10 +24,10 @@ var errRestored = fmt.Errorf("%w: the database was restored from another cluster
 // foreignQuery looks at the last record, which is the last to be renumbered.
 const foreignQuery = `SELECT COALESCE((SELECT xid FROM records ORDER BY xid DESC, id DESC LIMIT 1) >= pg_snapshot_xmax(pg_current_snapshot()), false)`
 
-// alone has one process renumber at a time, and what it asks go by the index: what was just restored has no
+// renumberAlone has one process renumber at a time, and what it asks go by the index: what was just restored has no
 // statistics. The table is not locked: who prepares an insert would wait behind whoever waits for that. A machine
 // that is gone keeps others from it no longer than a time-out.
-const alone = `SELECT set_config(name, $1, true), set_config(plan, 'off', true)
+const renumberAlone = `SELECT set_config(name, $1, true), set_config(plan, 'off', true)
 	FROM unnest(ARRAY['lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout'], ARRAY['enable_seqscan', 'enable_hashjoin', 'enable_mergejoin']) AS a (name, plan)
 	UNION ALL SELECT pg_advisory_xact_lock(hashtextextended('countersign: the trail is renumbered', 0))::text, NULL`
 
@@ -154,7 +154,7 @@ func (s *Store) renumberSome(ctx context.Context, r *renumbering) (more bool, er
 
 // next is part of a transaction. Another process may have done it all, and what was written since stays.
 func (r *renumbering) next(ctx context.Context, tx pgx.Tx) (more bool, err error) {
-	if _, err := tx.Exec(ctx, alone, strconv.FormatInt(commitPatience.Milliseconds(), 10)); err != nil {
+	if _, err := tx.Exec(ctx, renumberAlone, strconv.FormatInt(commitPatience.Milliseconds(), 10)); err != nil {
 		return false, err
 	}
 	if err := tx.QueryRow(ctx, foreignQuery).Scan(&more); err != nil || !more {

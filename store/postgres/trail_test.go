@@ -114,7 +114,7 @@ func TestRestoredLong(t *testing.T) {
 	t.Parallel()
 	name, url := database(t, template)
 	do(t, open(t, options(url)), adding(image("app"), 1))
-	// Restored once before, with 10 records, and now with 34,990, of which 5,000 are of transactions that this one has had, too.
+	// Restored once before, with 10 records, and now with 34,990, of which 4,990 are of transactions that this one has had, too.
 	psql(t, shared, name, `INSERT INTO records (xid, id, time, action, subject, address, host, repository, digest, names, fingerprint, reference, reason)
 		SELECT (CASE WHEN n <= 10 THEN 0 WHEN n <= 5000 THEN 1 ELSE 1000000000 + n / 3 END)::text::xid8, n, now(), 'admitted', '', '', '', '', '', '{}', '', '', n
 		FROM generate_series(1, 35000) n ORDER BY n % 7, n; DELETE FROM records WHERE reason = '1' AND host <> ''`)
