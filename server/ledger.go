@@ -59,7 +59,7 @@ func OpenLedger(ctx context.Context, c LedgerConfig) (*Ledger, error) {
 			Name: "countersign_withdrawals_restored_total", Help: "Withdrawals and lifts that the store lacked and the withdrawals file had.",
 		}),
 		current: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "countersign_withdrawals_file_current", Help: "1 while the withdrawals file has all that was withdrawn; 0 while it cannot be written.",
+			Name: "countersign_withdrawals_file_current", Help: "1 while the withdrawals file has all that was withdrawn; 0 while it cannot be written, or the store does not say what is to be written.",
 		}),
 	}
 	if err := errors.Join(c.Metrics.Register(l.restored), c.Metrics.Register(l.current)); err != nil {
@@ -68,7 +68,7 @@ func OpenLedger(ctx context.Context, c LedgerConfig) (*Ledger, error) {
 	if err := l.open(); err != nil {
 		return nil, fmt.Errorf("withdrawals: %w", err)
 	}
-	if err := l.agree(ctx); err != nil {
+	if err := l.agreeAtLast(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("withdrawals: %s: %w", c.File, err), l.file.Close())
 	}
 	l.current.Set(1)
@@ -142,26 +142,35 @@ func (l *Ledger) agree(ctx context.Context) error {
 		l.c.Log.Warn("the audit trail does not go on where the withdrawals file ends, as after a backup was restored", "file", l.c.File)
 		l.after, err = "", nil
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, store.ErrHeld) {
 		return err
 	}
-	images := make([]api.Image, 0, len(l.entries))
 	for image := range l.entries {
-		images = append(images, image)
-	}
-	for _, image := range images {
-		if err := l.restore(ctx, image); err != nil {
+		if err := l.restore(ctx, image, err); err != nil {
 			return err
 		}
 	}
-	if err := l.skip(ctx); err != nil {
+	if err := l.skip(ctx); err != nil && !errors.Is(err, store.ErrHeld) {
 		return err
 	}
 	return l.adopt(ctx)
 }
 
-// restore gives the store what it lacks of one image.
-func (l *Ledger) restore(ctx context.Context, image api.Image) error {
+// agreeAtLast waits for the end of the trail where that has to say what was lifted and what has been lost.
+func (l *Ledger) agreeAtLast(ctx context.Context) error {
+	for waited := false; ; waited = true {
+		err := l.agree(ctx)
+		if !errors.Is(err, store.ErrHeld) {
+			return err
+		}
+		if !waited {
+			l.c.Log.Warn("the store lacks what the withdrawals file has, and only the end of the audit trail can tell whether that was lifted: nothing is served before", "file", l.c.File, "error", err)
+		}
+	}
+}
+
+// restore gives the store what it lacks of one image, unless the end of the trail is held: that may say why.
+func (l *Ledger) restore(ctx context.Context, image api.Image, held error) error {
 	e := l.entries[image]
 	set, err := l.c.Store.Get(ctx, image)
 	if err != nil {
@@ -174,6 +183,9 @@ func (l *Ledger) restore(ctx context.Context, image api.Image) error {
 		n := len(change.Withdraw) + len(change.Lift)
 		if n == 0 {
 			continue
+		}
+		if held != nil {
+			return fmt.Errorf("%s: %w", image, held)
 		}
 		change.Image, change.Record = image, record
 		change.Record.Action = map[bool]string{true: store.Withdrawn, false: store.Lifted}[len(change.Withdraw) > 0]

@@ -151,6 +151,59 @@ func TestLedgerCatchesUp(t *testing.T) {
 	l.wants(other, "another store", "a", "c")
 }
 
+// A holding shows no record, as while transactions that began before are open, and says when it was asked for one.
+type holding struct {
+	store.Store
+	asked chan struct{}
+}
+
+func (h holding) Records(ctx context.Context, after store.Cursor, limit int) ([]store.Record, store.Cursor, error) {
+	records, next, err := h.Store.Records(ctx, after, limit)
+	if err != nil || len(records) == 0 {
+		return nil, next, err
+	}
+	select {
+	case h.asked <- struct{}{}:
+		return nil, after, store.ErrHeld
+	case <-ctx.Done():
+		return nil, "", store.ErrUnavailable
+	}
+}
+
+// Whether what the store lacks was lifted only the end of the trail tells: until it is there nothing is withdrawn again.
+func TestLedgerHeld(t *testing.T) {
+	t.Parallel()
+	l := newLedgerTest(t)
+	s := l.store()
+	ledger := l.open(s)
+	l.do(s, store.Change{Withdraw: tombstone("a")})
+	l.caughtUp(ledger)
+	l.open(holding{s, make(chan struct{}, 2)}) // it lacks nothing, so nothing has to be known
+	l.do(s, store.Change{Lift: tombstone("a")})
+
+	ctx, cancel := context.WithCancel(t.Context())
+	opened := make(chan error)
+	held := holding{s, make(chan struct{})}
+	go func() {
+		_, err := OpenLedger(ctx, LedgerConfig{File: l.file, Store: held, Clock: time.Now, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
+		opened <- err
+	}()
+	for range 3 {
+		select {
+		case <-held.asked:
+		case err := <-opened:
+			t.Fatalf("the ledger opened while the end of the trail was held: %v", err)
+		}
+	}
+	l.wants(s, "lifted, with the end of the trail held")
+	cancel()
+	if err := <-opened; err == nil {
+		t.Error("opening a ledger outlasted its context")
+	}
+	l.open(s)
+	l.wants(s, "lifted, with the end of the trail there")
+}
+
 // A crash in the middle of a line loses nothing; a damaged file stops the start.
 func TestLedgerFile(t *testing.T) {
 	t.Parallel()

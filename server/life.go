@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -248,6 +249,9 @@ func (s *Server) audit(r *http.Request) (page api.AuditPage, err error) {
 		return page, err
 	}
 	records, next, err := s.c.Store.Records(r.Context(), store.Cursor(r.URL.Query().Get("after")), limit)
+	if errors.Is(err, store.ErrHeld) {
+		err = nil // who follows asks again
+	}
 	page = api.AuditPage{Records: []api.AuditRecord{}, Next: string(next)}
 	for _, record := range records {
 		page.Records = append(page.Records, api.AuditRecord(record))

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -304,6 +305,24 @@ type trickle struct{ passed chan struct{} }
 func (b trickle) Read([]byte) (int, error) {
 	<-b.passed
 	return 0, io.ErrUnexpectedEOF
+}
+
+// A held is a store whose trail shows no more, though there is more.
+type held struct{ store.Store }
+
+func (held) Records(_ context.Context, after store.Cursor, _ int) ([]store.Record, store.Cursor, error) {
+	return nil, after, store.ErrHeld
+}
+
+// Who follows the audit trail is told to ask again where its end is held back, and is at the same place.
+func TestHeldTrail(t *testing.T) {
+	t.Parallel()
+	s, _ := serverWith(t, func(c *server.Config) { c.Store = held{c.Store} })
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost"+api.AuditPath+"?after=here", nil))
+	if want := `{"records":[],"next":"here"}`; w.Code != http.StatusOK || strings.TrimSpace(w.Body.String()) != want {
+		t.Errorf("got %d %s, want 200 %s", w.Code, w.Body, want)
+	}
 }
 
 // Nobody fills the log, or the audit trail, with what they ask.

@@ -11,6 +11,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/countersign-dev/countersign/api"
@@ -27,6 +28,9 @@ var (
 	ErrUnavailable = errors.New("store is away")                // any: it may or may not have happened: do it again
 	ErrNone        = errors.New("no task is due")               // Take
 	ErrCursor      = errors.New("not a cursor of this listing") // List, Records
+
+	// ErrHeld is ErrUnavailable of the trail's end alone.
+	ErrHeld = fmt.Errorf("%w: the end of the audit trail waits for transactions that began before it", ErrUnavailable) // Records
 )
 
 // A Store keeps what images have. Content is immutable, shared with whoever else reads it, and may
@@ -61,8 +65,9 @@ type Store interface {
 	List(ctx context.Context, f Filter, after Cursor, limit int) ([]Entry, Cursor, error)
 	// Records pages through the audit trail in commit order. The cursor it returns continues
 	// behind the last record seen, also when there was none: nothing is ever inserted before it.
-	// limit as with List. Errors: ErrCursor, also for one that is ahead of the trail, as after a
-	// backup was restored; ErrUnavailable.
+	// Where there is none, the trail had no more when it was asked. limit as with List. Errors:
+	// ErrCursor, also for one that is ahead of the trail, as after a backup was restored; ErrHeld, with
+	// the cursor, where there is more that cannot be shown yet; ErrUnavailable.
 	Records(ctx context.Context, after Cursor, limit int) ([]Record, Cursor, error)
 	// Take leases the task that is due the longest, so that nobody else gets it before the lease
 	// has run out; then it is due again. The lease is durable when Take returns.

@@ -52,7 +52,7 @@ type Options struct {
 	// from another cluster has to have it renumbered first. Without it all but Get is ErrUnavailable until then.
 	Settle bool
 	// TrailPatience is how long Records waits for transactions that began before what it could
-	// return; 0: 5 s. Then it returns what came before them.
+	// return; 0: 5 s. Then it returns what came before them, or store.ErrHeld where that is nothing.
 	TrailPatience time.Duration
 }
 

@@ -75,6 +75,9 @@ func (s *Store) Records(ctx context.Context, after store.Cursor, limit int) ([]s
 		select {
 		case <-again.C:
 		case <-late.C:
+			if len(p.records) == 0 {
+				return nil, p.at.cursor(), fmt.Errorf("%w\nhint: they are in pg_stat_activity, where backend_xid is not null, and in pg_prepared_xacts", store.ErrHeld)
+			}
 			return p.records, p.at.cursor(), nil
 		case <-ctx.Done():
 			return nil, "", unavailable(ctx.Err())

@@ -25,8 +25,19 @@ func TestLateCommit(t *testing.T) {
 	o := options(url)
 	o.TrailPatience = time.Millisecond
 	s := open(t, o)
+	shown := func(after store.Cursor) (reasons []string, next store.Cursor) {
+		t.Helper()
+		page, next, err := s.Records(t.Context(), after, 7)
+		if err != nil && !errors.Is(err, store.ErrHeld) { // by other tests' transactions
+			t.Fatalf("Records: %v", err)
+		}
+		for _, r := range page {
+			reasons = append(reasons, r.Reason)
+		}
+		return reasons, next
+	}
 	do(t, s, adding(image("app"), 1))
-	eventually(t, "the first record shows", func() bool { got, _ := trail(t, s, ""); return slices.Equal(got, []string{"1"}) })
+	eventually(t, "the first record shows", func() bool { got, _ := shown(""); return slices.Equal(got, []string{"1"}) })
 
 	late, err := pgx.Connect(t.Context(), url)
 	if err != nil {
@@ -40,16 +51,19 @@ func TestLateCommit(t *testing.T) {
 		}
 	}
 	do(t, s, adding(image("app"), 2))
-	got, cursor := trail(t, s, "")
+	got, cursor := shown("")
 	if !slices.Equal(got, []string{"1"}) {
 		t.Fatalf("the trail, while an earlier transaction is open: %q, want only what is before it", got)
+	}
+	if got, end, err := s.Records(t.Context(), cursor, 7); len(got) > 0 || end != cursor || !errors.Is(err, store.ErrHeld) || !strings.Contains(err.Error(), "pg_prepared_xacts") {
+		t.Fatalf("behind that: %+v, the cursor %q for %q, %v; want %v and where to look", got, end, cursor, err, store.ErrHeld)
 	}
 	if _, err := late.Exec(t.Context(), "COMMIT"); err != nil {
 		t.Fatal(err)
 	}
 	var rest []string
 	eventually(t, "the rest shows", func() bool {
-		more, next := trail(t, s, cursor)
+		more, next := shown(cursor)
 		rest, cursor = append(rest, more...), next
 		return len(rest) >= 2
 	})
