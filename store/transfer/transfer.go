@@ -50,11 +50,18 @@ func (t *Transfer) checkTarget(ctx context.Context) (records int, err error) {
 	from, to := &trail{s: t.From}, &trail{s: t.To}
 	for {
 		have, ok, err := to.next(ctx)
-		if err != nil || !ok {
+		if err != nil {
+			return 0, err // behind what was not read records would come a second time
+		}
+		if !ok {
 			break
 		}
-		if want, ok, err := from.next(ctx); err != nil || !ok || !sameRecord(have, want) {
-			return 0, errors.Join(fmt.Errorf("%w: a record of %s at %s", ErrOther, have.Image, have.Time), err)
+		want, ok, err := from.next(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if !ok || !sameRecord(have, want) {
+			return 0, fmt.Errorf("%w: a record of %s at %s", ErrOther, have.Image, have.Time)
 		}
 		records++
 	}

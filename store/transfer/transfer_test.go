@@ -141,3 +141,37 @@ func TestTransferRefuses(t *testing.T) {
 		}
 	}
 }
+
+// A forgetful fails when its trail is read for the nth time.
+type forgetful struct {
+	store.Store
+	left int
+}
+
+func (f *forgetful) Records(ctx context.Context, after store.Cursor, limit int) ([]store.Record, store.Cursor, error) {
+	if f.left--; f.left < 0 {
+		return nil, after, store.ErrHeld
+	}
+	return f.Store.Records(ctx, after, limit)
+}
+
+// A trail that cannot be read to its end, in either, is not taken for one that ends: nothing is appended that may be there
+// already, and nothing called the same.
+func TestTransferReadsTrails(t *testing.T) {
+	t.Parallel()
+	from, to := open(t), open(t)
+	fill(t, from, 2)
+	for n := 5; n >= 0; n-- {
+		for what, way := range map[string]transfer.Transfer{
+			"to":   {From: from, To: &forgetful{to, n}},
+			"from": {From: &forgetful{from, n}, To: to},
+		} {
+			if got, err := way.Run(t.Context()); err != nil && !errors.Is(err, store.ErrHeld) || err == nil && n == 0 || errors.Is(err, transfer.ErrOther) {
+				t.Fatalf("%s fails at reading its trail for the time %d: %+v, %v; want ErrHeld", what, n+1, got, err)
+			}
+		}
+	}
+	if got, err := (&transfer.Transfer{From: from, To: to}).Run(t.Context()); err != nil || got.Records != 5 {
+		t.Errorf("in the end: %+v, %v; want 5 records, each once", got, err)
+	}
+}
