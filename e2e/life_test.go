@@ -279,12 +279,13 @@ func testWithdrawalsSurviveRestore(t *testing.T, k kept) {
 	n := newNode(t).require(t, s.address, s.serverKey())
 	works(t)(n.pull(t, reference))
 	s.cli(t, 0, "withdraw", "-image", "-reason", "a bad build", s.address+"/ns/app@"+i.digest())
+	eventually(t, "the file follows", func() bool { return strings.Contains(read(t, file), "a bad build") })
+	s.upload(t, "ns/app", j.digest(), sign(t, "alice", lifted, j.digest())).want(t, 403)
 	s.cli(t, 0, "lift", regexp.MustCompile(`countersign lift (\S+)`).FindStringSubmatch(out)[1])
-	s.upload(t, "ns/app", j.digest(), sign(t, "alice", lifted, j.digest())).want(t, 201)
-	eventually(t, "the file follows", func() bool {
-		return strings.Contains(read(t, file), "a bad build") && strings.Contains(read(t, file), `"lifted"`)
-	})
-	s.kill(t)
+	s.stop(t)
+	if got := read(t, file); !strings.Contains(got, `"lifted"`) {
+		t.Errorf("the file of a server that has stopped lacks what was lifted last:\n%s", got)
+	}
 	restored := restore(settings)
 	fails(t, "rejected")(n.pull(t, reference))
 	restored.tag(t, i, "ns/app", "v1")

@@ -23,6 +23,9 @@ import (
 // maxLine bounds a line of a ledger, in bytes: an image's withdrawals.
 const maxLine = 16 << 20
 
+// lastPatience bounds what Last may add to the end of a server.
+const lastPatience = 5 * time.Second
+
 // A LedgerConfig is what a Ledger needs. All fields are required.
 type LedgerConfig struct {
 	File    string
@@ -260,6 +263,16 @@ func (l *Ledger) Follow(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// Last writes down what Follow had no time for, when it has returned and nobody can be answered any more.
+func (l *Ledger) Last(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lastPatience)
+	defer cancel()
+	if err := l.catchUp(ctx); err != nil {
+		l.c.Log.Error("the withdrawals file may lack what was withdrawn last: the next start writes that down, if the store is still the same then",
+			"file", l.c.File, "error", err)
 	}
 }
 

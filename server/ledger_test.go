@@ -151,6 +151,19 @@ func TestLedgerCatchesUp(t *testing.T) {
 	l.wants(other, "another store", "a", "c")
 }
 
+// What was withdrawn when nobody followed any more is written down at the end.
+func TestLedgerLast(t *testing.T) {
+	t.Parallel()
+	l := newLedgerTest(t)
+	s := l.store()
+	ledger := l.open(s)
+	l.do(s, store.Change{Withdraw: tombstone("last")})
+	ledger.Last(t.Context())
+	other := l.store()
+	l.open(other)
+	l.wants(other, "another store, of the file alone", "last")
+}
+
 // A holding shows no record, as while transactions that began before are open, and says when it was asked for one.
 type holding struct {
 	store.Store

@@ -135,7 +135,11 @@ func (g *ground) run(ctx context.Context, main, debug net.Listener, again *rerea
 		g.current.Load().server.LastRefusals(context.WithoutCancel(ctx))
 		return nil
 	})
-	return group.Wait()
+	err := group.Wait()
+	if g.ledger != nil {
+		g.ledger.Last(context.WithoutCancel(ctx))
+	}
+	return err
 }
 
 // http bounds headers and idleness; bodies are bounded where they are read, since a layer may
