@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -25,6 +26,7 @@ type relay struct {
 	http.ResponseWriter               // the client's
 	to                  io.ReaderFrom // the same, beneath what wraps it
 	sent                int           // of what was read last
+	mu                  sync.Mutex    // of the client's: ReverseProxy flushes the head from another goroutine
 }
 
 type relayKey struct{}
@@ -73,6 +75,22 @@ func (r *relay) Write(p []byte) (int, error) {
 	return n + more, err
 }
 
+// FlushError is for http.ResponseController. It waits while the client is sent something past ResponseWriter.
+func (r *relay) FlushError() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return http.NewResponseController(r.ResponseWriter).Flush()
+}
+
+// take sends what comes from src to the client, past ResponseWriter.
+func (r *relay) take(src io.Reader) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n, err := r.to.ReadFrom(src)
+	r.sent += int(n)
+	return int(n), err
+}
+
 func (r *relay) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 // A relaying is the body of an answer, of known length, that goes past who reads it.
@@ -115,7 +133,5 @@ func (b *relaying) pass(p []byte) (int, error) {
 	if err := b.l.SetReadDeadline(time.Time{}); err != nil {
 		return 0, err
 	}
-	n, err := b.relay.to.ReadFrom(&io.LimitedReader{R: b.l.TCPConn, N: int64(min(there, len(p)))})
-	b.relay.sent += int(n)
-	return int(n), err
+	return b.relay.take(&io.LimitedReader{R: b.l.TCPConn, N: int64(min(there, len(p)))})
 }

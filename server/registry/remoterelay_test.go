@@ -216,6 +216,65 @@ func TestRelayBroken(t *testing.T) {
 	}
 }
 
+// A flushed writer says when its first flush is under way, and whether it is handed a source meanwhile.
+type flushed struct {
+	http.ResponseWriter
+	flush, read   sync.Once
+	begun, source chan struct{}
+	together      *atomic.Bool
+}
+
+func (f *flushed) Unwrap() http.ResponseWriter { return f.ResponseWriter }
+
+func (f *flushed) FlushError() error {
+	f.flush.Do(func() {
+		close(f.begun)
+		select {
+		case <-f.source:
+			f.together.Store(true)
+		case <-time.After(100 * time.Millisecond): // the answer goes on meanwhile
+		}
+	})
+	return http.NewResponseController(f.ResponseWriter).Flush()
+}
+
+func (f *flushed) ReadFrom(src io.Reader) (int64, error) {
+	f.read.Do(func() { close(f.source) })
+	return f.ResponseWriter.(io.ReaderFrom).ReadFrom(src)
+}
+
+// Where the head comes alone it is flushed, and what comes meanwhile waits for that: net/http's writer is
+// for one goroutine at a time.
+func TestRelayWaitsForTheHead(t *testing.T) {
+	t.Parallel()
+	content, begun := noise(400_000), make(chan struct{})
+	s := newScript(t, func(c net.Conn, _, _ int) {
+		told(c, "HTTP/1.1 200 OK\r\nContent-Length: 400000\r\n\r\n")
+		select {
+		case <-begun:
+			told(c, string(content))
+		case <-t.Context().Done():
+		}
+	})
+	_, r := pass(t, s.url, RemoteConfig{})
+	var together atomic.Bool
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		r.ServeHTTP(&flushed{ResponseWriter: w, begun: begun, source: make(chan struct{}), together: &together}, req)
+	}))
+	t.Cleanup(server.Close)
+	answer, err := http.Get(server.URL + blobPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if got, err := io.ReadAll(answer.Body); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d bytes, %v; want the %d that the registry has", len(got), err, len(content))
+	}
+	if together.Load() {
+		t.Error("the client was sent the body by one goroutine while another flushed the head")
+	}
+}
+
 // A takes is a client that takes what it is sent, or is gone.
 type takes struct {
 	err error
