@@ -171,27 +171,6 @@ func TestLargeAnswers(t *testing.T) {
 	h.wantRead(t, 1)
 }
 
-// An answer that ends before its handler said it would ends the connection, so that nobody takes it for all.
-func TestShortAnswer(t *testing.T) {
-	t.Parallel()
-	h := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/often/short" {
-			w.Header().Set("Content-Length", "1000000")
-			_, _ = io.WriteString(w, strings.Repeat("x", 100_000)) // the client is there
-		}
-	})
-	c := h.dial(t)
-	c.get("/often/first")
-	c.send("GET /often/short HTTP/1.1\r\nHost: registry.test\r\n\r\n")
-	res, err := http.ReadResponse(c.in, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n, err := io.Copy(io.Discard, res.Body); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("read %d bytes of a million, and then %v", n, err)
-	}
-}
-
 // What is not the request before but for its path is read by net/http, and what follows it may repeat it.
 func TestReadsWhatIsNew(t *testing.T) {
 	t.Parallel()

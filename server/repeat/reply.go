@@ -16,15 +16,15 @@ const maxRoom = 64 << 10
 
 // A reply is an answer as net/http would send it, at once where it fits into maxRoom.
 type reply struct {
-	to     io.Writer
-	began  time.Time
-	header http.Header
-	status int           // 0: nothing is written
-	room   *bytes.Buffer // what is not sent: the headers but for the body's length, and the body
-	body   int           // where the body begins there
-	length int64         // of the body, as the handler says; negative: it does not
-	rest   io.Writer     // takes a body that does not fit; nil: it does
-	sent   int64         // of it
+	to      io.Writer
+	began   time.Time
+	header  http.Header
+	status  int           // 0: nothing is written
+	room    *bytes.Buffer // what is not sent: the headers but for the body's length, and the body
+	body    int           // where the body begins there
+	length  int64         // of the body, as the handler says; negative: it does not
+	written int64         // of it, and what was too much
+	rest    io.Writer     // takes a body that does not fit; nil: it does
 }
 
 // maxHeaders is of how many the room is used again: to empty it takes as long as there were ever headers in it.
@@ -109,6 +109,17 @@ func (w *reply) Write(p []byte) (int, error) {
 	if !w.hasBody() {
 		return 0, http.ErrBodyNotAllowed
 	}
+	if w.length >= 0 && w.written+int64(len(p)) > w.length {
+		w.written += int64(len(p)) // no more is taken, and end says why
+		return 0, http.ErrContentLength
+	}
+	n, err := w.take(p)
+	w.written += int64(n)
+	return n, err
+}
+
+// take keeps p, or sends it where there is no room.
+func (w *reply) take(p []byte) (int, error) {
 	if w.rest == nil && w.room.Len()-w.body+len(p) <= maxRoom {
 		return w.room.Write(p)
 	}
@@ -117,9 +128,7 @@ func (w *reply) Write(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	n, err := w.rest.Write(p)
-	w.sent += int64(n)
-	return n, err
+	return w.rest.Write(p)
 }
 
 // overflow sends what there is. How long the body will be the handler has said, or nobody knows.
@@ -136,35 +145,46 @@ func (w *reply) overflow() error {
 	if _, err := w.to.Write(w.room.Bytes()); err != nil {
 		return err
 	}
-	n, err := w.rest.Write(begun)
-	w.sent = int64(n)
+	_, err := w.rest.Write(begun)
 	return err
 }
 
 var errLength = errors.New("the body is not as long as its handler said")
 
-// end sends what is not sent.
+// end sends what is not sent. Behind a body that is not as long as the client was told nothing can follow.
 func (w *reply) end() error {
 	w.WriteHeader(http.StatusOK)
-	switch {
-	case w.rest == nil:
-		return w.endWhole()
-	case w.length < 0:
-		if err := w.rest.(io.Closer).Close(); err != nil {
-			return err
-		}
-		_, err := io.WriteString(w.to, "\r\n") // no trailers
+	if err := w.endBody(); err != nil {
 		return err
-	case w.length != w.sent:
+	}
+	if w.hasBody() && w.length >= 0 && w.length != w.written {
 		return errLength
 	}
 	return nil
 }
 
+func (w *reply) endBody() error {
+	switch {
+	case w.rest == nil:
+		return w.endWhole()
+	case w.length >= 0:
+		return nil
+	}
+	if err := w.rest.(io.Closer).Close(); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w.to, "\r\n") // no trailers
+	return err
+}
+
 func (w *reply) endWhole() error {
 	var line []byte
 	if w.hasBody() {
-		line = strconv.AppendInt(append(line, "Content-Length: "...), int64(w.room.Len()-w.body), 10)
+		length := w.length
+		if length < 0 {
+			length = w.written
+		}
+		line = strconv.AppendInt(append(line, "Content-Length: "...), length, 10)
 		line = append(line, "\r\n"...)
 	}
 	line = append(line, "\r\n"...)
