@@ -161,22 +161,21 @@ func (c *connection) answer(path string) (err error) {
 			err = net.ErrClosed
 		}
 	}()
-	now := time.Now()
-	if err := c.stayAlive(now); err != nil {
-		return err
-	}
 	c.watch()
 	c.url, c.known.RequestURI = url.URL{Path: path}, path
 	room := c.l.rooms.Get().(*bytes.Buffer)
 	defer c.l.rooms.Put(room)
-	c.reply.begin(c, room, now)
+	c.reply.begin(c, room, time.Now())
 	defer c.reply.forget()
 	c.l.handler.ServeHTTP(&c.reply, c.known)
-	return c.reply.end()
+	if err := c.reply.end(); err != nil {
+		return err
+	}
+	return c.stayAlive(time.Now())
 }
 
-// stayAlive puts off the deadline that net/http has set for the next request. A deadline for each answer
-// would cost more than one that is up to a sixty-fourth too short.
+// stayAlive puts off the deadline that net/http has set for the next request, however long the answer took. A
+// deadline for each answer would cost more than one that is up to a sixty-fourth too short.
 func (c *connection) stayAlive(now time.Time) error {
 	idle := c.l.server.IdleTimeout
 	if idle <= 0 || now.Sub(c.since) <= idle/64 {

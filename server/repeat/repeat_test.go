@@ -381,6 +381,31 @@ func TestIdle(t *testing.T) {
 	c.ended("an idle connection")
 }
 
+// It is not idle while it is answered, and has as long as ever for the next request.
+func TestIdleAfterAnswer(t *testing.T) {
+	t.Parallel()
+	const idle = 500 * time.Millisecond
+	begun := make(chan struct{})
+	h := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/often/slow" {
+			close(begun)
+			<-time.After(idle) // since the last deadline was set it is longer
+		}
+		sayPath(w, r)
+	}, func(s *http.Server) { s.IdleTimeout = idle })
+	c := h.dial(t)
+	c.get("/often/a")
+	c.send("GET /often/slow HTTP/1.1\r\nHost: registry.test\r\n\r\n")
+	<-begun
+	c.send("GET /often/next HTTP/1.1\r\nHost: registry.test\r\n\r\n") // it is there when the answer is out
+	for _, want := range []string{"/often/slow", "/often/next"} {
+		if _, body := c.receive(); body != want {
+			t.Errorf("answered %q, want %q", body, want)
+		}
+	}
+	h.wantRead(t, 1)
+}
+
 // A handler that panics costs its connection, and no more.
 func TestPanic(t *testing.T) {
 	t.Parallel()
