@@ -150,7 +150,13 @@ func (t route) taking() http.Handler {
 // Often tells paths that every pull asks for: of lists, of signatures in lookasides, and of manifests. Their
 // handlers do what package repeat asks of them.
 func Often(path string) bool {
-	return ofSignatures(path) || strings.HasPrefix(path, api.RegistryPrefix) && strings.Contains(path, "/manifests/")
+	return ofSignatures(path) || ofManifest(path)
+}
+
+// ofManifest tells paths of manifests. A repository's name may have a component that is called so, too.
+func ofManifest(path string) bool {
+	above := path[:strings.LastIndexByte(path, '/')+1]
+	return strings.HasPrefix(above, api.RegistryPrefix) && strings.HasSuffix(above, "/manifests/")
 }
 
 func ofSignatures(path string) bool {

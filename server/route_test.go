@@ -42,3 +42,30 @@ func TestRoutes(t *testing.T) {
 		}
 	}
 }
+
+// Manifests are asked for often, whatever their repository is called. Blobs are not, nor what belongs to no image.
+func TestOften(t *testing.T) {
+	t.Parallel()
+	for path, want := range map[string]bool{
+		"/v2/a/manifests/v1":                    true,
+		"/v2/a/b/manifests/" + digest:           true,
+		"/v2/a/manifests/manifests/v1":          true,
+		"/v2/a/manifests/manifests":             true,
+		"/v2/a/manifests/b/blobs/" + digest:     false,
+		"/v2/a/manifests/b/blobs/uploads/1":     false,
+		"/v2/a/manifests/tags/list":             false,
+		"/v2/a/blobs/" + digest:                 false,
+		"/v2/":                                  false,
+		"/v2":                                   false,
+		"/":                                     false,
+		"":                                      false,
+		"/else/a/manifests/v1":                  false,
+		"/sigstore/a@sha256=1/signature-1":      true,
+		"/extensions/v2/a/signatures/" + digest: true,
+		"/lookaside/b/a@sha256=1/signature-1":   true,
+	} {
+		if got := server.Often(path); got != want {
+			t.Errorf("Often(%q) is %v, want %v", path, got, want)
+		}
+	}
+}
