@@ -63,7 +63,7 @@ func besides(t *testing.T, n *neighbour, tokens string) http.Handler {
 }
 
 // beside returns a server beside a registry, without settings of its own but for change.
-func beside(t *testing.T, n *neighbour, change func(*server.Config)) *server.Server {
+func beside(t *testing.T, n http.Handler, change func(*server.Config)) *server.Server {
 	t.Helper()
 	upstream := httptest.NewServer(n)
 	t.Cleanup(upstream.Close)

@@ -102,6 +102,23 @@ func TestRepeatedCredentials(t *testing.T) {
 	}
 }
 
+// What a registry beside this server sends without a Content-Type, in one piece or in many, has none for whoever
+// asks, the first time or again.
+func TestRepeatedWithoutType(t *testing.T) {
+	t.Parallel()
+	n := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body := emptyIndex
+		if strings.HasSuffix(r.URL.Path, "/long") {
+			body += strings.Repeat(" ", 100<<10)
+		}
+		w.Header()["Content-Type"] = nil
+		w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+		fmt.Fprint(w, body)
+	})
+	handler := beside(t, n, func(*server.Config) {}).Handler()
+	tellTwice(t, handler, "Host: "+host+"\r\n", []string{"/v2/team/app/manifests/short", "/v2/team/app/manifests/long"})
+}
+
 // tellTwice asks for each path on a connection of its own, which net/http reads, and then for all of them
 // on one, of which it reads the first request.
 func tellTwice(t *testing.T, handler http.Handler, headers string, paths []string) {

@@ -31,6 +31,7 @@ func (r *Remote) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		serveError(w, errcode.ErrorCodeUnsupported.WithMessage("registries have no such method"))
 		return
 	}
+	w.Header()["Content-Type"] = nil // what the registry says, or none: net/http would guess one, package repeat does not
 	if r.isPlainRead(req) {
 		r.read(w, req)
 		return

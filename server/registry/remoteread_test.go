@@ -35,7 +35,6 @@ func newPair(t testing.TB, say func(c net.Conn, connection, request int)) pair {
 		}
 		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			w.Header().Set("X-Registry-Supports-Signatures", "1")
-			w.Header()["Content-Type"] = nil // net/http would guess one, or none if it is too late
 			r.ServeHTTP(w, req)
 		}))
 		server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
