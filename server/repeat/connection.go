@@ -230,7 +230,7 @@ func (c *connection) postponed() bool {
 		switch phase := c.phase.Load(); {
 		case phase == waiting && c.phase.CompareAndSwap(waiting, closed):
 		case phase == answering && c.phase.CompareAndSwap(answering, ending):
-			c.l.ending++
+			c.l.ending[c] = true
 			return true
 		case phase == ending, phase == closed:
 			return false
@@ -246,7 +246,7 @@ func (c *connection) done() (last bool) {
 	_ = c.close() // whoever closed it does not wait
 	c.l.mu.Lock()
 	defer c.l.mu.Unlock()
-	c.l.ending--
+	delete(c.l.ending, c)
 	c.l.ended.Broadcast()
 	return true
 }

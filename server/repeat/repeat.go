@@ -32,8 +32,8 @@ type Listener struct {
 	look    time.Duration // how long a client may have gone, at most, before its request ends
 
 	mu     sync.Mutex
-	ended  *sync.Cond // of mu: ending is less
-	ending int        // connections that the server has closed, and that are to be answered
+	ended  *sync.Cond           // of mu: ending is less
+	ending map[*connection]bool // those that the server has closed, and that are to be answered
 }
 
 // New returns a listener that looks at what comes to l. ours says which paths of letters, digits and
@@ -41,7 +41,7 @@ type Listener struct {
 // of a request, is done with it and the http.ResponseWriter when it returns, and wants nothing more of that
 // than the interface has.
 func New(l net.Listener, ours func(path string) bool) *Listener {
-	r := &Listener{Listener: l, ours: ours, look: time.Second}
+	r := &Listener{Listener: l, ours: ours, look: time.Second, ending: map[*connection]bool{}}
 	r.rooms.New = func() any { return new(bytes.Buffer) }
 	r.ended = sync.NewCond(&r.mu)
 	return r
@@ -76,8 +76,9 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return &connection{TCPConn: tcp, l: l, raw: raw, plain: true}, err
 }
 
-// Wait returns when the last answer is out, or says how many are not when ctx ends. It is called after the
-// server's Shutdown, which takes a connection for idle where net/http has nothing to do with its request.
+// Wait returns when the last answer is out. When ctx ends it cuts the requests that are not answered, and says
+// how many. It is called after the server's Shutdown, which takes a connection for idle where net/http has
+// nothing to do with its request, and then no longer knows of it.
 func (l *Listener) Wait(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() {
 		l.mu.Lock()
@@ -86,11 +87,19 @@ func (l *Listener) Wait(ctx context.Context) error {
 	})()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.ending > 0 {
+	for len(l.ending) > 0 {
 		if ctx.Err() != nil {
-			return fmt.Errorf("%w: %d requests are not answered", ctx.Err(), l.ending)
+			l.cut()
+			return fmt.Errorf("%w: %d requests are not answered", ctx.Err(), len(l.ending))
 		}
 		l.ended.Wait()
 	}
 	return nil
+}
+
+// cut ends the requests that are to be answered. Their handlers see it, and their clients. It has mu.
+func (l *Listener) cut() {
+	for c := range l.ending {
+		_ = c.close() // it is gone if that fails
+	}
 }

@@ -353,19 +353,46 @@ func TestShutdown(t *testing.T) {
 		t.Fatal(err)
 	}
 	other.ended("an idle connection after Shutdown")
+	waited := make(chan error, 1)
+	go func() { waited <- h.listener.Wait(t.Context()) }()
+	close(goOn)
+	if _, body := c.receive(); body != "/often/slow" {
+		t.Errorf("answered %q", body)
+	}
+	if err := <-waited; err != nil {
+		t.Error(err)
+	}
+	c.ended("the last connection")
+}
+
+// For whom the server does not wait any longer, the request ends, and the connection.
+func TestShutdownCuts(t *testing.T) {
+	t.Parallel()
+	begun := make(chan struct{})
+	h := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/often/slow" {
+			close(begun)
+			<-r.Context().Done()
+		}
+	})
+	c := h.dial(t)
+	c.get("/often/a")
+	c.send("GET /often/slow HTTP/1.1\r\nHost: registry.test\r\n\r\n")
+	<-begun
+	if err := h.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	within, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	if err := h.listener.Wait(within); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "1 requests") {
 		t.Errorf("Wait, with one request not answered: %v", err)
 	}
-	close(goOn)
-	if err := h.listener.Wait(t.Context()); err != nil {
-		t.Error(err)
+	c.ended("a connection that is not waited for")
+	last, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := h.listener.Wait(last); err != nil {
+		t.Errorf("the request has not ended: %v", err)
 	}
-	if _, body := c.receive(); body != "/often/slow" {
-		t.Errorf("answered %q", body)
-	}
-	c.ended("the last connection")
 }
 
 // A connection lives as long as it is used, and not longer.
