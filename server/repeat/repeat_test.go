@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -114,7 +115,7 @@ func (c *client) get(path string) string {
 // ended fails if the server has not closed the connection.
 func (c *client) ended(what string) {
 	c.t.Helper()
-	if b, err := c.in.ReadByte(); err == nil || errors.Is(err, context.DeadlineExceeded) {
+	if b, err := c.in.ReadByte(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		c.t.Errorf("%s: read %q, %v; want the connection to be closed", what, b, err)
 	}
 }
