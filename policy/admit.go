@@ -28,13 +28,13 @@ func (p *Policy) Admit(ref reference.Named, s signature.Signature) error {
 		return refused("%w", err)
 	}
 	for _, r := range scope.requirements {
-		if r.has(s.Fingerprint) && r.identity.fits(ref, claimed) {
+		if r.names(s) && r.identity.fits(ref, claimed) {
 			return nil
 		}
 	}
 	var reasons []string
 	for _, r := range scope.requirements {
-		if r.has(s.Fingerprint) {
+		if r.names(s) {
 			reasons = append(reasons, fmt.Sprint(r.identity.accepts(ref, claimed)))
 		}
 	}
@@ -85,7 +85,10 @@ func (s scope) notNamed(ref reference.Named, by signature.Signature) string {
 	}
 	slices.Sort(names)
 	names = slices.Compact(names)
+	older := slices.ContainsFunc(s.requirements, func(r requirement) bool { return r.ring != nil && r.ring.Has(by.Fingerprint) })
 	switch {
+	case older:
+		return fmt.Sprintf("%s names key %s, but for %s has a copy of it without the subkey that signed; replace it by one that has it", s, by.Fingerprint, ref)
 	case len(names) > manyNames-mostNamed:
 		return fmt.Sprintf("key %s may not sign for %s; %s names %s and many more", by.Fingerprint, ref, s, strings.Join(names[:mostNamed], ", "))
 	case len(names) > 0:

@@ -49,7 +49,7 @@ func TestAdmit(t *testing.T) {
 		"another digest":     {by("alice"), app + "@" + other.String(), []string{manifest.String(), other.String()}},
 	} {
 		p := load(t, within(test.requirements))
-		s := signature.Signature{Fingerprint: alice, UserID: "alice", Claim: signature.Claim{Reference: app + ":v1", Digest: manifest}}
+		s := claims(t, "alice", signature.Claim{Reference: app + ":v1", Digest: manifest})
 		err := p.Admit(named(t, test.ref), s)
 		if (err == nil) != (test.says == nil) || err != nil && !errors.Is(err, policy.ErrRefused) {
 			t.Errorf("%s: got %v, want it to be admitted: %v", name, err, test.says == nil)
@@ -87,7 +87,7 @@ func TestAdmitRefusesContradictions(t *testing.T) {
 			{app + ":v1", signature.Claim{Reference: "https://" + app + ":v1", Digest: manifest}},
 			{app + ":v1", signature.Claim{Reference: strings.Repeat("x", 60_000) + ":v1", Digest: manifest}},
 		} {
-			err := p.Admit(named(t, test.ref), signature.Signature{Fingerprint: alice, Claim: test.claim})
+			err := p.Admit(named(t, test.ref), claims(t, "alice", test.claim))
 			if !errors.Is(err, policy.ErrRefused) {
 				t.Errorf("%s: %.200v for %s: got %v, want ErrRefused", identity, test.claim, test.ref, err)
 			} else if len(err.Error()) > 2000 {
@@ -96,7 +96,8 @@ func TestAdmitRefusesContradictions(t *testing.T) {
 		}
 	}
 	for _, fingerprint := range []string{"", strings.ToLower(alice), alice[24:], alice + " "} {
-		s := signature.Signature{Fingerprint: fingerprint, Claim: signature.Claim{Reference: app + ":v1", Digest: manifest}}
+		s := claims(t, "alice", signature.Claim{Reference: app + ":v1", Digest: manifest})
+		s.Fingerprint = fingerprint
 		if err := load(t, within(by("alice"))).Admit(named(t, app+":v1"), s); !errors.Is(err, policy.ErrRefused) {
 			t.Errorf("fingerprint %q: got %v, want ErrRefused", fingerprint, err)
 		}
@@ -191,7 +192,7 @@ func TestTrust(t *testing.T) {
 		}
 	}
 	nobody := policy.Trust([]string{host}, signature.Join())
-	err := nobody.Admit(named(t, app+":v1"), signature.Signature{Fingerprint: alice.fingerprint, Claim: signature.Claim{Reference: app + ":v1", Digest: manifest}})
+	err := nobody.Admit(named(t, app+":v1"), claims(t, "alice", signature.Claim{Reference: app + ":v1", Digest: manifest}))
 	if !errors.Is(err, policy.ErrRefused) {
 		t.Errorf("with no key: got %v, want ErrRefused", err)
 	}

@@ -160,7 +160,7 @@ func (e evaluation) with(ring *signature.Keyring) []verified {
 			continue
 		}
 		// The key is the same in all rings that have it: only what a ring says of it may differ.
-		if known := e.known[i]; known != nil && ring.Has(known.Fingerprint) {
+		if known := e.known[i]; known != nil && ring.Made(*known) {
 			all[i].Signature, all[i].err = *known, ring.Stands(*known, e.now)
 		} else if all[i].Signature, all[i].err = ring.Verify(m.Message, e.now); all[i].err == nil {
 			e.known[i] = &all[i].Signature

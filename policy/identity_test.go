@@ -82,7 +82,7 @@ func TestIdentities(t *testing.T) {
 		for want, signed := range map[bool][]string{true: test.accepted, false: test.rejected} {
 			for _, ref := range signed {
 				image := policy.Image{Transport: "docker", Reference: named(t, test.image), Digest: manifest}
-				s := signature.Signature{Fingerprint: who(t, "alice").fingerprint, Claim: signature.Claim{Reference: ref, Digest: manifest}}
+				s := claims(t, "alice", signature.Claim{Reference: ref, Digest: manifest})
 				if ref != "busybox" { // which nobody can sign, see ParseClaim
 					got := p.Evaluate(image, []signature.Untrusted{sign(t, "alice", ref, manifest)}, now)
 					if got.Accepted != want {

@@ -73,8 +73,8 @@ type requirement struct {
 // gpgKeys is the only keyType that clients implement.
 const gpgKeys = "GPGKeys"
 
-// has reports whether the requirement names that key.
-func (r requirement) has(fingerprint string) bool { return r.ring != nil && r.ring.Has(fingerprint) }
+// names reports whether the requirement names the key or subkey that signed.
+func (r requirement) names(s signature.Signature) bool { return r.ring != nil && r.ring.Made(s) }
 
 // Trust is the policy that accepts what the ring's keys sign under these hosts, under the very
 // name that is asked for, and nothing else.

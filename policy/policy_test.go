@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -55,6 +56,17 @@ func who(t testing.TB, name string) person {
 		t.Fatal(err)
 	}
 	return all[name]
+}
+
+// claims is a signature as Verify returns it, of whatever claim.
+func claims(t testing.TB, by string, c signature.Claim) signature.Signature {
+	t.Helper()
+	fingerprint := who(t, by).fingerprint
+	id, err := strconv.ParseUint(fingerprint[24:], 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signature.Signature{Fingerprint: fingerprint, UserID: by, KeyID: id, Claim: c}
 }
 
 func sign(t testing.TB, by, ref string, d digest.Digest) signature.Untrusted {

@@ -184,6 +184,9 @@ func TestStands(t *testing.T) {
 		if err := ringOf(t, name).Stands(revoked, signerNow); (err == nil) != want {
 			t.Errorf("by %s: got %v, want it to stand: %v", name, err, want)
 		}
+		if got := ringOf(t, name).Made(revoked); got != (name != "good") {
+			t.Errorf("by %s: made is %v, want %v", name, got, !got)
+		}
 	}
 }
 

@@ -57,7 +57,7 @@ type Signature struct {
 	// Identity is the same for the same signer, signed bytes and signature value, whatever the
 	// bytes around them are: OpenPGP messages are malleable, their hash tells nothing.
 	Identity string
-	keyID    uint64 // of the key or subkey that signed
+	KeyID    uint64 // of the key or subkey that signed
 	named    reference.Named
 }
 

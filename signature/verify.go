@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,17 +46,23 @@ func (r *Keyring) Verify(m *Message, now time.Time) (Signature, error) {
 	return Signature{}, err
 }
 
+// Made reports whether the key of the ring that has this primary key has the very key or subkey that
+// signed, too: a copy of before a subkey was added knows nothing of it.
+func (r *Keyring) Made(s Signature) bool {
+	return slices.ContainsFunc(r.byID[s.KeyID], func(k *ringKey) bool { return k.Fingerprint == s.Fingerprint })
+}
+
 // Stands says why a verified signature would not count by this ring's own copy of the key, which may
 // be revoked, or end otherwise than another. Nothing is verified again; a ring without the key has
 // nothing to say.
 func (r *Keyring) Stands(s Signature, now time.Time) error {
-	for _, k := range r.byID[s.keyID] {
+	for _, k := range r.byID[s.KeyID] {
 		if k.Fingerprint != s.Fingerprint {
 			continue
 		}
-		err := k.goodAt(now, s.keyID)
+		err := k.goodAt(now, s.KeyID)
 		if err == nil {
-			err = k.goodAt(s.Created, s.keyID)
+			err = k.goodAt(s.Created, s.KeyID)
 		}
 		if err != nil {
 			return k.unverified(err)
@@ -154,7 +161,7 @@ func (m *Message) verified(k *ringKey, used *openpgp.Key) (Signature, error) {
 		Claim: claim, Content: bytes.Clone(m.content),
 		Fingerprint: k.Fingerprint, UserID: k.UserID,
 		Algorithm: algorithmName(used.PublicKey), Subkey: !used.IsPrimary(),
-		Identity: m.identity(used.PublicKey), keyID: m.keyID, named: named,
+		Identity: m.identity(used.PublicKey), KeyID: m.keyID, named: named,
 	}
 	s.Created, s.Expires = m.times()
 	return s, nil
