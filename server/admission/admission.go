@@ -79,24 +79,37 @@ func (d *Door) Host(host string) string {
 // any cryptography. Its errors wrap signature.ErrMalformed, ErrUnknownKey or ErrUnverified,
 // policy.ErrRefused, ErrOtherDigest or ErrClients, and are meant for the person who uploads.
 func (d *Door) Admit(u Upload) (Admitted, error) {
-	message, err := signature.Parse(u.Content)
+	now := d.c.Clock()
+	verified, err := d.verify(u, now)
 	if err != nil {
-		return Admitted{}, err
-	}
-	policy, now := d.c.Policy(u.Came), d.c.Clock()
-	verified, err := policy.Verify(message, now)
-	if errors.Is(err, signature.ErrUnknownKey) {
-		return Admitted{}, fmt.Errorf("%w. hint: %s", err, d.c.Remedy)
-	}
-	if err != nil {
-		return Admitted{}, err
-	}
-	if err := d.judge(u.Image, verified, policy); err != nil {
 		return Admitted{}, err
 	}
 	s := stored(u.Image, verified, now)
 	s.Origin, s.Uploader = u.Origin, u.Caller.Subject
 	return d.admitted(u.Image, s, u.Caller, store.Admitted, ""), nil
+}
+
+// Stands says why what was admitted once would not be now: its key may be revoked, expired, or trusted
+// no more. Its errors are those of Admit.
+func (d *Door) Stands(image api.Image, content []byte) error {
+	_, err := d.verify(Upload{Image: image, Content: content, Came: time.Now()}, d.c.Clock())
+	return err
+}
+
+func (d *Door) verify(u Upload, now time.Time) (signature.Signature, error) {
+	message, err := signature.Parse(u.Content)
+	if err != nil {
+		return signature.Signature{}, err
+	}
+	policy := d.c.Policy(u.Came)
+	verified, err := policy.Verify(message, now)
+	if errors.Is(err, signature.ErrUnknownKey) {
+		return verified, fmt.Errorf("%w. hint: %s", err, d.c.Remedy)
+	}
+	if err != nil {
+		return verified, err
+	}
+	return verified, d.judge(u.Image, verified, policy)
 }
 
 func (d *Door) judge(image api.Image, s signature.Signature, p *policy.Policy) error {

@@ -37,7 +37,8 @@ type sets func(context.Context, api.Image) (store.Set, error)
 
 // ready says whether a job's rule lets this manifest be signed under this reference, with what it
 // has: the gate must be met; without one, where uploads are the trigger, there must be one. What
-// counts is for exactly this reference, any of our hosts being as good as the first.
+// counts is for exactly this reference, any of our hosts being as good as the first, and by a key that
+// is good now.
 func (s *Signing) ready(j job, image api.Image, ref reference.Named, set store.Set) (readiness, error) {
 	if j.rule.Require == nil && j.trigger != OnUpload {
 		return readiness{met: true}, nil
@@ -49,11 +50,7 @@ func (s *Signing) ready(j job, image api.Image, ref reference.Named, set store.S
 		}
 	}
 	if j.rule.Require == nil {
-		r := readiness{met: len(uploaded) > 0, missing: []string{fmt.Sprintf("nobody has uploaded a signature of %s for %s", ref, image.Digest)}}
-		if r.met {
-			r.because = uploaded[:1]
-		}
-		return r, nil
+		return s.standing(j, image, ref, uploaded), nil
 	}
 	contents := make([]signature.Untrusted, len(uploaded))
 	for i, sig := range uploaded {
@@ -68,6 +65,22 @@ func (s *Signing) ready(j job, image api.Image, ref reference.Named, set store.S
 		r.missing = append(r.missing, fmt.Sprintf("for %s: %s", image.Digest, what))
 	}
 	return r, nil
+}
+
+// standing wants one upload that the door would admit now, which has just said so of the job's own.
+func (s *Signing) standing(j job, image api.Image, ref reference.Named, uploaded []store.Signature) readiness {
+	r := readiness{missing: []string{fmt.Sprintf("nobody has uploaded a signature of %s for %s", ref, image.Digest)}}
+	for i, sig := range uploaded {
+		err := error(nil)
+		if sig.Name != j.admitted {
+			err = s.c.Door.Stands(image, sig.Content)
+		}
+		if err == nil {
+			return readiness{met: true, because: uploaded[i : i+1]}
+		}
+		r.missing = []string{fmt.Sprintf("%s of %s for %s counts no more: %v", sig.Name, ref, image.Digest, err)}
+	}
+	return r
 }
 
 // exact reports whether a claimed reference is this one, but for which of our hosts it names.

@@ -35,6 +35,8 @@ type job struct {
 	pushed  bool             // by a push, and not by what came later
 	by      admission.Caller // who asked for it; empty: nobody, it was pushed or uploaded
 	from    string           // the key whose signature is made again; "" but with onResign
+	// admitted is the name of the upload that the door has just let in; "" where none is at hand
+	admitted string
 	// instances are, of a look at what a tag has left, those of the list that was pushed
 	instances []digest.Digest
 }

@@ -123,13 +123,13 @@ func (s *Signing) pushed(ctx context.Context, push registry.Push, patience time.
 
 // Awaits says whether a rule waits for the upload that a change stores.
 func (s *Signing) Awaits(change store.Change) bool {
-	return len(s.uploads(change.Image, change.Add[0].Reference)) > 0
+	return len(s.uploads(change)) > 0
 }
 
 // Uploading adds to a change that stores an upload what is to be signed because of it. What the image has
 // is asked of current, where a rule depends on it.
 func (s *Signing) Uploading(ctx context.Context, change *store.Change, current func(context.Context, api.Image) (store.Set, error)) error {
-	jobs := s.uploads(change.Image, change.Add[0].Reference)
+	jobs := s.uploads(*change)
 	if len(jobs) == 0 {
 		return nil
 	}
@@ -161,7 +161,7 @@ func (s *Signing) Uploading(ctx context.Context, change *store.Change, current f
 // while the upload was being stored. The upload is in order whatever becomes of that.
 func (s *Signing) Uploaded(ctx context.Context, change store.Change) error {
 	until := time.Now().Add(patience)
-	for _, j := range s.uploads(change.Image, change.Add[0].Reference) {
+	for _, j := range s.uploads(change) {
 		if !slices.ContainsFunc(change.Then, func(t store.Task) bool { return t.Key == j.key() }) {
 			due, err := s.queueDue(ctx, j)
 			if err != nil {
@@ -192,16 +192,17 @@ func (s *Signing) queueDue(ctx context.Context, j job) (bool, error) {
 	return true, err
 }
 
-// uploads are the jobs that an upload of this claim could be what was missing for.
-func (s *Signing) uploads(image api.Image, claimed string) (jobs []job) {
+// uploads are the jobs that the upload which a change stores could be what was missing for.
+func (s *Signing) uploads(change store.Change) (jobs []job) {
 	if !s.rules.on(OnUpload) {
 		return nil
 	}
-	name := s.claimed(image, claimed)
+	image, upload := change.Image, change.Add[0]
+	name := s.claimed(image, upload.Reference)
 	if image.Host != s.c.Hosts[0] || name == "" {
 		return nil
 	}
-	j := job{image: image, name: name, trigger: OnUpload}
+	j := job{image: image, name: name, trigger: OnUpload, admitted: upload.Name}
 	ref, err := j.reference()
 	if err != nil {
 		return nil

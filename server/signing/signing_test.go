@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,6 +53,12 @@ type world struct {
 	signing  *signing.Signing
 	config   signing.Config
 	between  func() // once, between what a push signs and its tag
+	trusted  atomic.Pointer[policy.Policy]
+}
+
+// trust has these keys upload, and no others.
+func (w *world) trust(keys ...*signature.Keyring) {
+	w.trusted.Store(policy.Trust(hosts, signature.Join(keys...)))
 }
 
 // everything is what -sign-on makes of the settings.
@@ -81,10 +88,11 @@ func newWorldOf(t *testing.T, limit int, keys map[string]signature.Signer, rules
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() }) // some tests close it first
-	trusted := policy.Trust(hosts, signature.Join(signers()["alice"].Key(), signers()["bob"].Key(), signers()["carol"].Key()))
-	w := &world{store: s, door: admission.New(admission.Config{
-		Hosts: hosts, Policy: func(time.Time) *policy.Policy { return trusted }, Clients: signature.AllClients, Clock: time.Now,
-	})}
+	w := &world{store: s}
+	w.trust(signers()["alice"].Key(), signers()["bob"].Key(), signers()["carol"].Key())
+	w.door = admission.New(admission.Config{
+		Hosts: hosts, Policy: func(time.Time) *policy.Policy { return w.trusted.Load() }, Clients: signature.AllClients, Clock: time.Now,
+	})
 	w.registry, err = registry.NewEmbedded(t.Context(), registry.EmbeddedConfig{
 		Directory: t.TempDir(),
 		Pushed: func(ctx context.Context, p registry.Push) error {

@@ -101,6 +101,12 @@ func (w *world) queueOnly(t *testing.T, person string, image api.Image, ref stri
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.storeOnly(t, image, content)
+}
+
+// storeOnly is queueOnly of what somebody has signed.
+func (w *world) storeOnly(t *testing.T, image api.Image, content signature.Untrusted) {
+	t.Helper()
 	admitted, err := w.door.Admit(admission.Upload{Image: image, Content: content, Origin: "upload"})
 	if err != nil {
 		t.Fatal(err)
@@ -179,10 +185,10 @@ func TestDeadLetter(t *testing.T) {
 	failing.broken.Store(true)
 	w := newWorldOf(t, 100, map[string]signature.Signer{"server": failing}, everything(signing.OnUpload))
 	image := w.mustPush(t, "ns/app", "v1", w.manifest(t, "ns/app", "x"))
-	w.mustUpload(t, "alice", image, v1) // the upload is in order, whatever becomes of ours
-	w.want(t, image)
 	synctest.Test(t, func(t *testing.T) {
 		w.restart(t, everything(signing.OnUpload)...) // its channels belong to this clock
+		w.mustUpload(t, "alice", image, v1)           // the upload is in order, whatever becomes of ours
+		w.want(t, image)
 		w.due(t)
 		began := time.Now()
 		w.whileWorking(t, func() {
@@ -218,9 +224,9 @@ func TestSignerAwayEndsNothing(t *testing.T) {
 	absent.broken.Store(true)
 	w := newWorldOf(t, 100, map[string]signature.Signer{"server": absent}, everything(signing.OnUpload))
 	image := w.mustPush(t, "ns/app", "v1", w.manifest(t, "ns/app", "x"))
-	w.mustUpload(t, "alice", image, v1)
 	synctest.Test(t, func(t *testing.T) {
 		w.restart(t, everything(signing.OnUpload)...) // its channels belong to this clock
+		w.mustUpload(t, "alice", image, v1)
 		w.due(t)
 		w.working(t, 2*time.Hour)
 		if left := w.tasks(t); len(left) != 1 || left[0].State != store.Queued || left[0].Attempts < 20 || !strings.Contains(left[0].Problem, "no signer") {
