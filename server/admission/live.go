@@ -3,15 +3,11 @@ package admission
 import (
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/countersign-dev/countersign/policy"
@@ -114,52 +110,15 @@ func (l *Live) refresh() {
 	l.log.Info("policy read", "policy", l.name, "keys", next.Keyring().Len())
 }
 
-// files are what was looked at, each as it was right before: a change that comes while it is being
-// read makes it read again.
-type files []file
-
-type file struct {
-	path string
-	info fs.FileInfo // nil: there was none
-}
-
-// see is to come before whatever asks for the path's content.
-func (f *files) see(path string) {
-	info, _ := os.Stat(path) // whatever is wrong with it, reading says so
-	*f = append(*f, file{path, info})
-}
-
-// changed reports whether a file has come, gone or become another.
-func (f files) changed() bool {
-	return slices.ContainsFunc(f, func(was file) bool {
-		info, err := os.Stat(was.path)
-		if err != nil || was.info == nil {
-			return err == nil || was.info != nil
-		}
-		return !os.SameFile(info, was.info) || info.Mode() != was.info.Mode() || info.Size() != was.info.Size() || !info.ModTime().Equal(was.info.ModTime())
-	})
-}
-
 func (f *files) readTrusted(directory string, hosts []string, log *slog.Logger) (*policy.Policy, error) {
-	f.see(directory)
-	info, err := os.Stat(directory)
-	if err == nil {
-		err = checkOwner(directory, info)
-	}
-	if err != nil {
-		return nil, err
-	}
-	entries, err := os.ReadDir(directory)
-	if err == nil && len(entries) > maxTrusted {
-		err = fmt.Errorf("%s has %d files, at most %d are read", directory, len(entries), maxTrusted)
-	}
+	names, err := f.see(directory, list)
 	if err != nil {
 		return nil, err
 	}
 	var rings []*signature.Keyring
-	for _, e := range entries {
-		path := filepath.Join(directory, e.Name())
-		if info, err := os.Stat(path); strings.HasPrefix(e.Name(), ".") || err == nil && info.IsDir() {
+	for name := range strings.SplitSeq(string(names), "/") {
+		path := filepath.Join(directory, name)
+		if info, err := os.Stat(path); name == "" || name[0] == '.' || err == nil && info.IsDir() {
 			continue
 		}
 		ring, readErr := f.readKeys(path, log)
@@ -172,7 +131,7 @@ func (f *files) readTrusted(directory string, hosts []string, log *slog.Logger) 
 }
 
 func (f *files) readKeys(path string, log *slog.Logger) (*signature.Keyring, error) {
-	data, err := f.readOwned(path)
+	data, err := f.owned(path)
 	if err != nil {
 		return nil, err
 	}
@@ -187,13 +146,13 @@ func (f *files) readKeys(path string, log *slog.Logger) (*signature.Keyring, err
 }
 
 func (f *files) readPolicy(path string, log *slog.Logger) (*policy.Policy, error) {
-	data, err := f.readOwned(path)
+	data, err := f.owned(path)
 	if err != nil {
 		return nil, err
 	}
 	p, err := policy.Parse(data)
 	if err == nil {
-		p, err = p.Load(f.readOwned)
+		p, err = p.Load(f.owned)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -202,37 +161,4 @@ func (f *files) readPolicy(path string, log *slog.Logger) (*policy.Policy, error
 		log.Warn("key skipped", "file", path, "reason", skipped)
 	}
 	return p, nil
-}
-
-// readOwned reads what nobody else could have put there: whoever writes a keyring or a policy
-// decides who is trusted. Links are judged by their target.
-func (f *files) readOwned(path string) ([]byte, error) {
-	f.see(path)
-	opened, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer opened.Close()
-	info, err := opened.Stat() // of what is open, whatever the name leads to later
-	if err == nil {
-		err = checkOwner(path, info)
-	}
-	if err != nil {
-		return nil, err
-	}
-	data, err := io.ReadAll(io.LimitReader(opened, maxFile+1))
-	if err == nil && len(data) > maxFile {
-		err = fmt.Errorf("%s has more than %d bytes", path, maxFile)
-	}
-	return data, err
-}
-
-func checkOwner(path string, info fs.FileInfo) error {
-	if info.Mode().Perm()&0o002 != 0 {
-		return fmt.Errorf("%s may be written by everybody\nhint: chmod o-w %[1]s", path)
-	}
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Uid != 0 && int(stat.Uid) != os.Getuid() {
-		return fmt.Errorf("%s belongs to user %d, neither root nor the server's own\nhint: chown it", path, stat.Uid)
-	}
-	return nil
 }
