@@ -53,12 +53,14 @@ func (r *Keyring) Spent(now time.Time) (map[string]error, error) {
 	}
 	spent := map[string]error{}
 	for _, e := range entities {
+		// The last one first: once go-crypto has seen that it is expired, it takes it for none.
+		last, _ := e.PrimarySelfSignature(time.Time{}, verification(time.Time{}))
 		_, err := e.VerifyPrimaryKey(now, verification(now))
 		switch {
-		case errors.Is(err, pgperrors.ErrKeyExpired):
-			err = errors.New("expired")
-		case errors.Is(err, pgperrors.ErrKeyRevoked):
+		case e.Revoked(now):
 			err = errors.New("revoked")
+		case errors.Is(err, pgperrors.ErrKeyExpired), err != nil && last != nil && !last.CreationTime.After(now) && last.SigExpired(now):
+			err = errors.New("expired")
 		default:
 			continue
 		}

@@ -120,7 +120,10 @@ func (c *Calendar) Look(ctx context.Context) error {
 	c.next = every
 	for _, k := range now.Keys {
 		if k.Ends != nil && k.Spent == "" {
-			c.next = min(c.next, k.Ends.Sub(now.AsOf)+time.Second) // OpenPGP has whole seconds: it is good in this one
+			// OpenPGP has whole seconds: it is good in this one. What is past and still good has a self-signature of another end.
+			if left := k.Ends.Sub(now.AsOf) + time.Second; left > 0 {
+				c.next = min(c.next, left)
+			}
 		}
 		c.measure(k, now.AsOf)
 		c.warn(k, now.AsOf)
