@@ -124,12 +124,14 @@ func (g *ground) run(ctx context.Context, main, debug net.Listener, again *rerea
 		defer cancel()
 		for _, listener := range []net.Listener{main, debug} { // health is answered to the last
 			err := servers[listener].Shutdown(within)
-			if err == nil && listener == main {
-				err = repeats.Wait(within)
+			if err != nil {
+				_ = servers[listener].Close() // Shutdown's error is the one that tells
+			}
+			if listener == main {
+				err = errors.Join(err, repeats.Wait(within))
 			}
 			if err != nil {
 				g.log.Warn("requests were cut", "address", listener.Addr().String(), "error", err)
-				_ = servers[listener].Close() // Shutdown's error is the one that tells
 			}
 		}
 		g.current.Load().server.LastRefusals(context.WithoutCancel(ctx))
