@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -102,6 +103,7 @@ func TestRetentionHidden(t *testing.T) {
 		}
 		w.Header().Set("Www-Authenticate", `Basic realm="registry"`)
 		w.WriteHeader(status)
+		_, _ = io.WriteString(w, `{"errors":[{"code":"NAME_UNKNOWN"}]}`) // the server is gone if that fails
 	})
 	tokens := filepath.Join(t.TempDir(), "tokens")
 	made, err := command(t.Context(), "token", "-file", tokens, "-days", "1", "admin").Output()

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,8 +26,11 @@ import (
 // the credentials that it was asked with: WithAuthorization's, or none.
 var ErrRefused = errors.New("the registry wants other credentials")
 
-// maxManifest is what registries commonly take.
-const maxManifest = 4 << 20
+// Bounds of what is read of answers.
+const (
+	maxManifest = 4 << 20 // what registries commonly take
+	maxRefusal  = 64 << 10
+)
 
 // Bounds of manifests that are being pushed: they are read before the registry has said who may.
 const (
@@ -219,7 +223,10 @@ func (r *Remote) ask(ctx context.Context, u *url.URL, scope string, accept ...st
 	defer answer.Body.Close()
 	switch answer.StatusCode {
 	case http.StatusNotFound:
-		return nil, ErrUnknown
+		if isRefusal(answer.Body) {
+			return nil, ErrUnknown
+		}
+		return nil, fmt.Errorf("it answered %s without a registry's error. hint: something else than a registry answers at registry.url", answer.Status)
 	case http.StatusUnauthorized, http.StatusForbidden:
 		if answer.Problem != nil {
 			return nil, fmt.Errorf("%w: %w: %w", ErrUnavailable, ErrRefused, answer.Problem)
@@ -227,6 +234,14 @@ func (r *Remote) ask(ctx context.Context, u *url.URL, scope string, accept ...st
 		return nil, fmt.Errorf("%w: %w: %s", ErrUnavailable, ErrRefused, answer.Status)
 	}
 	return nil, fmt.Errorf("it answered %s", answer.Status)
+}
+
+// isRefusal reports whether this is what a registry says of what it does not have, by whichever code. What
+// stands in front of one that is away has pages and texts of its own.
+func isRefusal(body io.Reader) bool {
+	var said struct{ Errors []json.RawMessage }
+	err := json.NewDecoder(io.LimitReader(body, maxRefusal)).Decode(&said)
+	return err == nil && len(said.Errors) > 0
 }
 
 // received reads a manifest. The registry's word on its digest makes no difference but this:
@@ -240,8 +255,12 @@ func received(answer *http.Response) (Manifest, error) {
 		return Manifest{}, fmt.Errorf("a manifest of more than %d bytes", maxManifest)
 	}
 	m := Manifest{Digest: digest.FromBytes(content), MediaType: mediaType(answer.Header), Content: content}
-	if _, _, err := parts(m.MediaType); err != nil {
+	_, _, err = parts(m.MediaType)
+	if err != nil && strings.HasPrefix(m.MediaType, "application/vnd.") { // of schema 1, or of what is no image
 		return Manifest{}, fmt.Errorf("%w: %v", ErrUnknown, err)
+	}
+	if err != nil {
+		return Manifest{}, fmt.Errorf("it sent %q for a manifest. hint: something else than a registry answers at registry.url", m.MediaType)
 	}
 	if said := answer.Header.Get(contentDigest); strings.HasPrefix(said, "sha256:") && said != m.Digest.String() {
 		return Manifest{}, fmt.Errorf("it sent %s and called it %s", m.Digest, said)

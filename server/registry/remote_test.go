@@ -294,6 +294,15 @@ func TestRemoteManifest(t *testing.T) {
 			return
 		case "old":
 			w.Header().Set("Content-Type", "application/vnd.docker.distribution.manifest.v1+prettyjws")
+		case "page", "none":
+			w.Header()["Content-Type"] = map[string][]string{"page": {"text/html; charset=utf-8"}, "none": nil}[kind]
+		case "unknown", "harbors", "text", "errorless", "endless":
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = io.WriteString(w, map[string]string{
+				"unknown": `{"errors":[{"code":"MANIFEST_UNKNOWN"}]}`, "harbors": `{"errors":[{"code":"NOT_FOUND","message":"artifact a:v1 not found"}]}`,
+				"text": "404 page not found\n", "errorless": `{"errors":[]}`, "endless": strings.Repeat(" ", maxRefusal) + `{"errors":[{}]}`,
+			}[kind])
+			return
 		case "elsewhere":
 			http.Redirect(w, r, "/v2/b/manifests/v1", http.StatusTemporaryRedirect)
 			return
@@ -313,8 +322,9 @@ func TestRemoteManifest(t *testing.T) {
 		want                  error
 	}{
 		{"a", "v1", nil}, {"a/b", d, nil}, {"a", digestA.String(), ErrUnavailable}, {"a", "lies", ErrUnavailable}, {"a", "large", ErrUnavailable},
-		{"a", "largest", nil}, {"a", "old", ErrUnknown}, {"a", "elsewhere", ErrUnavailable}, {"a", "short", ErrUnavailable},
-		{"a", "404", ErrUnknown}, {"a", "401", ErrRefused}, {"a", "403", ErrRefused}, {"a", "429", ErrUnavailable}, {"a", "500", ErrUnavailable}, {"a", "204", ErrUnavailable},
+		{"a", "largest", nil}, {"a", "old", ErrUnknown}, {"a", "page", ErrUnavailable}, {"a", "none", ErrUnavailable}, {"a", "elsewhere", ErrUnavailable}, {"a", "short", ErrUnavailable},
+		{"a", "unknown", ErrUnknown}, {"a", "harbors", ErrUnknown}, {"a", "text", ErrUnavailable}, {"a", "errorless", ErrUnavailable}, {"a", "endless", ErrUnavailable},
+		{"a", "404", ErrUnavailable}, {"a", "401", ErrRefused}, {"a", "403", ErrRefused}, {"a", "429", ErrUnavailable}, {"a", "500", ErrUnavailable}, {"a", "204", ErrUnavailable},
 		{"../a", "v1", ErrUnknown}, {"a", "../v1", ErrUnknown}, {"a", "v1?x", ErrUnknown}, {"A", "v1", ErrUnknown}, {"", "v1", ErrUnknown}, {"a", "", ErrUnknown},
 		{"a:b", "v1", ErrUnknown}, {"a", "sha512:" + strings.Repeat("a", 128), ErrUnknown}, {"h:5000/a", "v1", ErrUnknown},
 	} {
