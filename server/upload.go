@@ -39,6 +39,7 @@ func (s *Server) upload(r *http.Request, image api.Image, content signature.Untr
 	}
 	eventOf(r).signer = d.change.Add[0].Fingerprint
 	if d.awaited {
+		ctx = context.WithoutCancel(ctx) // of who leaves now it is stored, and then it is looked at again
 		s.storeAwaited(ctx, &d)
 	}
 	if errors.Is(d.err, store.ErrIndex) {
