@@ -3,6 +3,7 @@ package signing_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -95,6 +96,52 @@ func TestQueuedByAPushThatFailed(t *testing.T) {
 	w.want(t, imageOf("ns/app", m))
 	if left := w.tasks(t); len(left) > 0 {
 		t.Errorf("left are %+v", left)
+	}
+}
+
+// A worker has found the gate shut when an upload opens it, and ends the task, before the upload signs or
+// behind it. The upload does not rely on a task that it has not queued itself.
+func TestUploadWhoseTaskIsTaken(t *testing.T) {
+	t.Parallel()
+	for name, early := range map[string]bool{"ended before the upload signs": true, "ended behind it": false} {
+		w := ruled(t, gated(t))
+		image := w.mustPush(t, "ns/app", "v1", w.manifest(t, "ns/app", "x"))
+		w.mustUpload(t, "alice", image, v1)
+		w.queueOnly(t, "bob", image, v1)
+		w.due(t)
+		taken, err := w.store.Take(t.Context(), time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bobs := store.Withdrawal{Scope: store.ScopeKey, Key: signers()["bob"].Key().Keys()[0].Fingerprint}
+		w.withdraw(t, image, bobs)
+		bobs.ID = "1"
+		if _, err := w.store.Do(t.Context(), store.Change{Image: image, Lift: []store.Withdrawal{bobs}}); err != nil {
+			t.Fatal(err)
+		}
+		upload := w.queueOnly(t, "bob", image, v1)
+		end := func() {
+			ends := &store.Task{Key: taken.Key, Lease: taken.Lease, State: store.Done}
+			if _, err := w.store.Do(t.Context(), store.Change{Image: image, Ends: ends}); err != nil {
+				t.Errorf("%s: the worker ends %s: %v", name, taken.Key, err)
+			}
+		}
+		if early {
+			end()
+		}
+		if err := w.signing.Uploaded(t.Context(), upload); err != nil {
+			t.Errorf("%s: the upload: %v", name, err)
+		}
+		if !early {
+			end()
+		}
+		if got := w.own(t, image); !slices.Equal(got, []string{v1}) {
+			t.Errorf("%s: it is signed as %q, want %q", name, got, v1)
+		}
+		w.idle(t)
+		if left := w.tasks(t); len(left) > 0 {
+			t.Errorf("%s: left are %+v", name, left)
+		}
 	}
 }
 

@@ -55,6 +55,13 @@ func (s *Signing) sign(ctx context.Context, j job, st step, known resolved) (Mad
 			return Made{st.image, own, true}, nil
 		case errors.Is(err, store.ErrChanged):
 			continue
+		case errors.Is(err, store.ErrLease) && st.ends.Lease == "":
+			// Whoever has the task, or had it, may have found the gate shut: what is there now decides.
+			if err := s.queue(ctx, j); err != nil {
+				return Made{}, err
+			}
+			st.ends = nil
+			continue
 		case errors.Is(err, store.ErrLease):
 			return s.other(ctx, j, st)
 		}

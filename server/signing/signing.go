@@ -256,7 +256,7 @@ func (s *Signing) now(ctx context.Context, until time.Time, j job, known resolve
 	switch {
 	case err == nil:
 		return made, nil
-	case errors.Is(err, errLeft), errors.Is(err, ErrShut), errors.Is(err, errElsewhere):
+	case errors.Is(err, errLeft), errors.Is(err, ErrShut):
 		return made, nil
 	case errors.Is(err, store.ErrWithdrawn):
 		s.c.Log.Warn("not signed: withdrawn", "image", j.image.String(), "reference", j.name, "rule", j.rule.String())

@@ -95,17 +95,17 @@ func TestEverythingIsLookedAtAgain(t *testing.T) {
 }
 
 // queueOnly stores an upload with its task and dies there, as a server that is killed.
-func (w *world) queueOnly(t *testing.T, person string, image api.Image, ref string) {
+func (w *world) queueOnly(t *testing.T, person string, image api.Image, ref string) store.Change {
 	t.Helper()
 	content, err := signers()[person].Sign(t.Context(), signature.Claim{Reference: ref, Digest: image.Digest})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.storeOnly(t, image, content)
+	return w.storeOnly(t, image, content)
 }
 
 // storeOnly is queueOnly of what somebody has signed.
-func (w *world) storeOnly(t *testing.T, image api.Image, content signature.Untrusted) {
+func (w *world) storeOnly(t *testing.T, image api.Image, content signature.Untrusted) store.Change {
 	t.Helper()
 	admitted, err := w.door.Admit(admission.Upload{Image: image, Content: content, Origin: "upload"})
 	if err != nil {
@@ -121,6 +121,7 @@ func (w *world) storeOnly(t *testing.T, image api.Image, content signature.Untru
 	if _, err := w.store.Do(t.Context(), change); err != nil {
 		t.Fatal(err)
 	}
+	return change
 }
 
 // due makes everything due that is queued and that nobody holds.
