@@ -24,7 +24,7 @@ var (
 	ErrFull        = errors.New("as many as are allowed")       // Do: Add would exceed a limit
 	ErrIndex       = errors.New("another signature is there")   // Do: At is taken by another, or leaves a gap
 	ErrChanged     = errors.New("changed meanwhile")            // Do: the version is not If
-	ErrLease       = errors.New("task is not ours")             // Do: Ends is held by somebody else, or is gone
+	ErrLease       = errors.New("task is not ours")             // Do: Ends is held by somebody else, or is gone: ErrGone
 	ErrUnavailable = errors.New("store is away")                // any: it may or may not have happened: do it again
 	ErrNone        = errors.New("no task is due")               // Take
 	ErrCursor      = errors.New("not a cursor of this listing") // List, Records

@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// ErrGone is ErrLease of a task that is not there any more: nobody holds it.
+var ErrGone = fmt.Errorf("%w: there is no such task", ErrLease)
+
 // End says what a change that ends t, by its key, with ends makes of it. What comes out as Done is
 // to be removed, as Queued is due at ends.Due, as Dead waits for a person. ErrLease unless ends has
 // the lease that t is held under, or none and nobody holds t.

@@ -73,7 +73,7 @@ func endTask(tx *bbolt.Tx, ends *store.Task, now time.Time) (*store.Task, error)
 	}
 	have, ok := getTask(tx, ends.Key)
 	if !ok {
-		return nil, fmt.Errorf("%w: there is no task %s", store.ErrLease, ends.Key)
+		return nil, fmt.Errorf("%w: %s", store.ErrGone, ends.Key)
 	}
 	ended, err := have.End(*ends, now)
 	return &ended, err

@@ -92,7 +92,7 @@ func (p *part) end(now time.Time) (*store.Task, error) {
 	}
 	have, ok := p.tasks[ends.Key]
 	if !ok {
-		return nil, fmt.Errorf("%w: there is no task %s", store.ErrLease, ends.Key)
+		return nil, fmt.Errorf("%w: %s", store.ErrGone, ends.Key)
 	}
 	ended, err := have.End(*ends, now)
 	return &ended, err

@@ -18,7 +18,10 @@ func (m *memory) end(ends *store.Task) (*store.Task, error) {
 		if m.is("what is gone ends well") {
 			return nil, nil
 		}
-		return nil, fmt.Errorf("%w: there is none", store.ErrLease)
+		if m.is("what is gone is held") {
+			return nil, store.ErrLease
+		}
+		return nil, store.ErrGone
 	}
 	e := *ends
 	switch {
@@ -32,6 +35,9 @@ func (m *memory) end(ends *store.Task) (*store.Task, error) {
 		e.State = store.Done
 	}
 	ended, err := have.End(e, m.clock())
+	if err != nil && m.is("what is held is gone") {
+		err = store.ErrGone
+	}
 	switch m.wrong {
 	case "a delay is forgotten":
 		if ended.State == store.Queued {

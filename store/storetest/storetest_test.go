@@ -91,7 +91,7 @@ func wrongs() map[string][]string {
 		"ends_done":              {"what is done stays queued", "what is gone ends well"},
 		"ends_delayed":           {"a delay is forgotten", "a delay forgets attempts"},
 		"ends_dead":              {"the dead are taken", "what is dead is done", "a problem is forgotten", "a lease outlives its task's end"},
-		"ends_lease":             {"any lease ends a task", "no lease ends a task", "a lease that ran out ends nothing", "a task ends somehow"},
+		"ends_lease":             {"any lease ends a task", "no lease ends a task", "a lease that ran out ends nothing", "a task ends somehow", "what is gone is held", "what is held is gone"},
 		"ends_before_then":       {"then comes before ends"},
 		"list":                   {"images are in order of their string", "withdrawals are in order of their id", "a page begins with the last of the one before", "a cursor is an image", "a listing has contents", "a listing has no end"},
 		"list_filter":            {"no filter for host", "no filter for repository", "no filter for digest", "no filter for key of a signature", "no filter for key of a withdrawal", "part of a host is enough", "part of a repository is enough"},

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"errors"
 	"time"
 
 	"github.com/countersign-dev/countersign/store"
@@ -92,10 +93,10 @@ func testEndsLease(f *fixture) {
 	for _, state := range []string{store.Done, store.Queued, store.Dead} {
 		wrong, none := t, t
 		wrong.Lease, none.Lease = t.Lease+"x", ""
-		f.refused(ending(wrong, state), store.ErrLease)
-		f.refused(ending(none, state), store.ErrLease)
-		f.refused(ending(store.Task{Key: "none", Lease: t.Lease}, state), store.ErrLease)
-		f.refused(ending(store.Task{Key: "none"}, state), store.ErrLease)
+		f.held(ending(wrong, state))
+		f.held(ending(none, state))
+		f.refused(ending(store.Task{Key: "none", Lease: t.Lease}, state), store.ErrGone)
+		f.refused(ending(store.Task{Key: "none"}, state), store.ErrGone)
 	}
 	f.mistaken(ending(t, ""))
 	f.clock.advance(2 * time.Minute)
@@ -105,6 +106,15 @@ func testEndsLease(f *fixture) {
 	f.refused(ending(t, store.Done), store.ErrLease)
 	f.do(ending(again, store.Done)) // it has run out, and nobody took the task
 	f.same("tasks when all are done", []store.Task(nil), f.tasks(""))
+}
+
+// held is a change that is refused because somebody else has its task.
+func (f *fixture) held(c store.Change) {
+	f.Helper()
+	f.refused(c, store.ErrLease)
+	if _, err := f.s.Do(f.Context(), c); errors.Is(err, store.ErrGone) {
+		f.Errorf("Do(%s): %v, of a task that is there", describe(c), err)
+	}
 }
 
 func testEndsBeforeThen(f *fixture) {
