@@ -24,6 +24,12 @@ import (
 // Kind is that of the tasks in the store's queue.
 const Kind = "drop"
 
+// How a push waits for a drop that has begun.
+const (
+	patience = 10 * time.Second
+	between  = 50 * time.Millisecond
+)
+
 // A Config is what a Retention needs. All fields are required but After and Hides.
 type Config struct {
 	Hosts    []string      // what nodes call the registry; images are kept under the first
@@ -140,10 +146,9 @@ func (r *Retention) cancel(ctx context.Context, p registry.Push, d digest.Digest
 		tags = append(tags, p.Tag)
 	}
 	for _, tag := range tags {
-		ends := store.Task{Key: r.task(image, tag).Key, State: store.Done}
-		_, err := r.c.Store.Do(ctx, store.Change{Image: image, Ends: &ends})
-		if errors.Is(err, store.ErrLease) {
-			continue // nothing is queued; or it is being done, and asks the registry
+		err := r.end(ctx, image, r.task(image, tag).Key)
+		if errors.Is(err, store.ErrGone) {
+			continue
 		}
 		if err != nil {
 			return err
@@ -151,6 +156,26 @@ func (r *Retention) cancel(ctx context.Context, p registry.Push, d digest.Digest
 		r.done.WithLabelValues("cancelled").Inc()
 	}
 	return nil
+}
+
+// end ends a task. One that is being done is waited for: it may have asked the registry before this push,
+// which must not rely on what is dropped then. Errors: store.ErrGone, store.ErrUnavailable.
+func (r *Retention) end(ctx context.Context, image api.Image, key string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	again := time.NewTicker(between)
+	defer again.Stop()
+	for {
+		_, err := r.c.Store.Do(ctx, store.Change{Image: image, Ends: &store.Task{Key: key, State: store.Done}})
+		if !errors.Is(err, store.ErrLease) || errors.Is(err, store.ErrGone) {
+			return err
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: task %s is being done all the time. hint: push again", store.ErrUnavailable, key)
+		}
+	}
 }
 
 // Keep ends a task and drops nothing.
