@@ -82,8 +82,9 @@ func (f imageFile) set(tx *bbolt.Tx, image api.Image) (s store.Set, damages []da
 	return s, damages
 }
 
-// replace makes f what after says. What was there before keeps its serial and its content; what did
-// not read was not, so that serials always grow along the list. A content that is new is at 0.
+// replace makes f what after says. What was there before keeps its serial and its content. Serials always
+// grow along the list: what did not read was not there, and what was dropped and added again gets a new
+// one, behind the others. A content that is new is at 0.
 func (f imageFile) replace(before, after store.Set) imageFile {
 	type key struct{ name, id, scope, key string }
 	ofWithdrawal := func(w store.Withdrawal) key { return key{w.Name, w.ID, w.Scope, w.Key} }
@@ -101,17 +102,20 @@ func (f imageFile) replace(before, after store.Set) imageFile {
 		withdrawn[ofWithdrawal(w.Withdrawal)] = w.Serial
 	}
 	changed := imageFile{Version: after.Version, Serial: f.Serial}
+	last := uint64(0)
 	serial := func(old uint64) uint64 {
-		if old != 0 {
-			return old
+		if old <= last {
+			changed.Serial++
+			old = changed.Serial
 		}
-		changed.Serial++
-		return changed.Serial
+		last = old
+		return old
 	}
 	for _, s := range after.Signatures {
 		old := signatures[s.Name]
 		changed.Signatures = append(changed.Signatures, signatureFile{serial(old.Serial), old.At, s})
 	}
+	last = 0
 	for _, w := range after.Withdrawn {
 		changed.Withdrawn = append(changed.Withdrawn, withdrawalFile{serial(withdrawn[ofWithdrawal(w)]), w})
 	}

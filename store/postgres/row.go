@@ -97,20 +97,29 @@ func (r *imageRow) size() int {
 }
 
 // replaced is the row that after makes of r. What was there before keeps its serial, so that a
-// listing knows where it was although places move.
+// listing knows where it was although places move. What was dropped and added again gets a new one, behind
+// the others: serials always grow along the list.
 func (r *imageRow) replaced(after store.Set, state string) *imageRow {
 	next := &imageRow{image: r.image, version: int64(after.Version), serial: r.serial, state: state}
+	last := int64(0)
+	serial := func(old int64) int64 {
+		if old <= last {
+			next.serial++
+			old = next.serial
+		}
+		last = old
+		return old
+	}
 	for _, s := range after.Signatures {
 		row := signatureRow{Signature: s, Content: s.Content}
 		row.Signature.Content = nil
 		if i := slices.IndexFunc(r.signatures, func(have signatureRow) bool { return have.Name == s.Name }); i >= 0 {
 			row.Serial = r.signatures[i].Serial
-		} else {
-			next.serial++
-			row.Serial = next.serial
 		}
+		row.Serial = serial(row.Serial)
 		next.signatures = append(next.signatures, row)
 	}
+	last = 0
 	for _, w := range after.Withdrawn {
 		row := withdrawalRow{Withdrawal: w}
 		same := func(have withdrawalRow) bool {
@@ -118,10 +127,8 @@ func (r *imageRow) replaced(after store.Set, state string) *imageRow {
 		}
 		if i := slices.IndexFunc(r.withdrawn, same); i >= 0 {
 			row.Serial = r.withdrawn[i].Serial
-		} else {
-			next.serial++
-			row.Serial = next.serial
 		}
+		row.Serial = serial(row.Serial)
 		next.withdrawn = append(next.withdrawn, row)
 	}
 	return next

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/store"
 )
 
@@ -149,11 +150,31 @@ func testDense(f *fixture) {
 	w.Name = signature(image(), 3).Name
 	f.do(store.Change{Image: image(), Withdraw: []store.Withdrawal{w}, Add: signatures(image(), 6, 6)})
 	f.has(image(), signature(image(), 2), signature(image(), 5), signature(image(), 6))
-	for place, e := range f.list(store.Filter{Kind: store.Signatures}, 10) {
-		if e.Index != place+1 {
-			f.Errorf("index in the listing of %s: %d, want %d", e.Signature.Name, e.Index, place+1)
-		}
+	f.listedAsRead(image())
+	f.do(store.Change{Image: image(), Drop: []string{signature(image(), 2).Name}, Add: signatures(image(), 2, 2)})
+	f.has(image(), signature(image(), 5), signature(image(), 6), signature(image(), 2))
+	f.listedAsRead(image())
+	f.do(store.Change{Image: image(), Withdraw: []store.Withdrawal{withdrawal("v", store.ScopeSignature)}})
+	f.do(store.Change{Image: image(), Lift: []store.Withdrawal{w}, Withdraw: []store.Withdrawal{w}})
+	f.listedAsRead(image())
+}
+
+// listedAsRead holds listings of an image, an entry a page, to the order of what Get returns.
+func (f *fixture) listedAsRead(i api.Image) {
+	f.Helper()
+	var want, have []store.Entry
+	set := f.get(i)
+	for n := range set.Signatures {
+		set.Signatures[n].Content = nil
+		want = append(want, store.Entry{Image: i, Index: n + 1, Signature: &set.Signatures[n]})
 	}
+	for n := range set.Withdrawn {
+		want = append(want, store.Entry{Image: i, Withdrawal: &set.Withdrawn[n]})
+	}
+	for _, kind := range []string{store.Signatures, store.Withdrawals} {
+		have = append(have, f.list(store.Filter{Kind: kind, Host: i.Host, Repository: i.Repository, Digest: string(i.Digest)}, 1)...)
+	}
+	f.same("the listing of "+i.String(), want, have)
 }
 
 func testIdempotent(f *fixture) {

@@ -309,8 +309,9 @@ func (m *memory) keep(c store.Change, before, next store.Set) {
 	m.old[c.Image] = before
 	m.images[c.Image] = next
 	for key := range m.serials {
-		gone := strings.HasPrefix(key, c.Image.String()+" ") && !slices.ContainsFunc(keys(c.Image, next), func(k string) bool { return k == key })
-		if gone {
+		name, ours := strings.CutPrefix(key, c.Image.String()+" ")
+		again := slices.Contains(c.Drop, name) || slices.ContainsFunc(c.Lift, func(w store.Withdrawal) bool { return w.ID == name })
+		if ours && (again && !m.is("what comes again is listed where it was") || !slices.Contains(keys(c.Image, next), key)) {
 			delete(m.serials, key)
 		}
 	}

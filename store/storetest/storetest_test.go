@@ -63,7 +63,7 @@ func wrongs() map[string][]string {
 		"images_apart":           {"get forgets the host"},
 		"kept_byte_for_byte":     {"content ends at 60 KB", "content is a string of C", "content is trimmed", "content is text", "the uploader is lost"},
 		"content_immutable":      {"get gives out what is kept", "do gives out what is kept", "do keeps what it was given", "a listing gives out the tasks that are kept", "records give out what is kept"},
-		"dense":                  {"a drop leaves a hole", "a withdrawal leaves a hole", "indexes are from 0"},
+		"dense":                  {"a drop leaves a hole", "a withdrawal leaves a hole", "indexes are from 0", "what comes again is listed where it was"},
 		"idempotent":             {"what was done twice is there twice", "what was done twice is recorded twice", "a second task replaces the first"},
 		"there_already":          {"nothing has an identity"},
 		"if":                     {"if is ignored", "if is at least", "if is ignored by a refusal", "a change leaves the version"},
