@@ -254,6 +254,10 @@ func TestDamaged(t *testing.T) {
 	if len(told) != 2 || told[1] != told[0] {
 		t.Errorf("told of %q by Get and List, want it from both", told)
 	}
+	do(t, s, store.Change{Image: image("app"), Record: store.Record{Action: store.Refused, Reason: "another"}})
+	if left := psql(t, shared, name, "SELECT count(*) FROM signatures"); left != "3" {
+		t.Errorf("after a change that changes nothing %s rows are left, want 3: what does not read stays for who mends it", left)
+	}
 	do(t, s, adding(image("app"), 1))
 	if set := get(t, s, image("app")); len(set.Signatures) != 3 || string(set.Signatures[2].Content) != string(signature(image("app"), 1).Content) {
 		t.Errorf("brought again, the set has %d signatures, want 3, and it at the end", len(set.Signatures))

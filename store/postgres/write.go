@@ -76,7 +76,12 @@ func (t *transaction) writeImages(b *pgx.Batch, parts []*part) {
 		column(rows, func(r row) int64 { return r.number }))
 }
 
+// deleteSignatures leaves everything where nothing changed: the image stays in its state, and with it what others
+// know of what it has.
 func (p *part) deleteSignatures(b *pgx.Batch) {
+	if p.row == p.before {
+		return
+	}
 	gone := func(s signatureRow) bool { return !p.row.has(s.Serial) }
 	if len(p.before.damages) == 0 && !slices.ContainsFunc(p.before.signatures, gone) {
 		return
