@@ -71,6 +71,34 @@ func (s *Store) Connect(ctx context.Context, n int) error {
 // Reset has connections made anew.
 func (s *Store) Reset() { s.pool.Reset() }
 
+// Row is what an image has.
+type Row = imageRow
+
+// NewRow returns one without signatures.
+func NewRow(i api.Image, state string, current time.Time) *Row {
+	r := &imageRow{image: i, state: state}
+	r.currentSince(current)
+	return r
+}
+
+// State returns a row's repository and its state.
+func (r *imageRow) State() (repository, state string) { return r.image.Repository, r.state }
+
+// OpenKeep returns what carries rows over a restart.
+var OpenKeep = openKeep
+
+// MaxQueued is how many of them may wait to be kept.
+const MaxQueued = maxQueued
+
+// Later has a row kept as it is known.
+func (k *keep) Later(i api.Image) { k.later(i) }
+
+// Load reads what was kept.
+func (k *keep) Load(since time.Time, add func(*Row)) { k.load(since, add) }
+
+// Close waits for what is to be kept.
+func (k *keep) Close() { k.close() }
+
 // Queues are queues for changes of images.
 type Queues = queues
 

@@ -21,7 +21,7 @@ const (
 	keptSuffix = ".json"
 	// touchEvery is how much older a file may say that its image is than it is.
 	touchEvery = time.Minute
-	maxQueued  = 1024    // what waits to be written; more is left out, it is only kept
+	maxQueued  = 1024    // images whose files are to be looked at; where there are more, all that have one are
 	maxKept    = 8 << 20 // of one file, in bytes; a set is smaller
 )
 
@@ -31,11 +31,22 @@ const (
 type keep struct {
 	directory string
 	log       *slog.Logger
-	jobs      chan func() error
+	known     func(api.Image) (*imageRow, bool) // the memory
+	wake      chan struct{}
 	over      sync.WaitGroup
-	mu        sync.Mutex
-	closed    bool
-	touched   map[api.Image]time.Time // by the one who does the jobs
+	files     map[api.Image]written // by the one who writes them
+
+	mu     sync.Mutex
+	closed bool
+	queued map[api.Image]bool
+	all    bool // too many were queued
+}
+
+// A written is what was written to a file, or could not be.
+type written struct {
+	state string
+	at    time.Time
+	there bool
 }
 
 // A keptFile is what a file has.
@@ -48,15 +59,17 @@ type keptFile struct {
 	Withdrawn  []withdrawalRow `json:"withdrawn"`
 }
 
-func openKeep(directory string, log *slog.Logger) (*keep, error) {
+func openKeep(directory string, log *slog.Logger, known func(api.Image) (*imageRow, bool)) (*keep, error) {
 	if err := os.MkdirAll(directory, 0o700); err != nil {
 		return nil, err
 	}
-	k := &keep{directory: directory, log: log, jobs: make(chan func() error, maxQueued), touched: map[api.Image]time.Time{}}
+	k := &keep{directory: directory, log: log, known: known, wake: make(chan struct{}, 1), files: map[api.Image]written{}, queued: map[api.Image]bool{}}
 	k.over.Go(func() {
-		for job := range k.jobs {
-			if err := job(); err != nil {
-				log.Warn("what was served is not kept for a restart", "error", err)
+		for range k.wake {
+			for i := range k.next() {
+				if err := k.follow(i); err != nil {
+					log.Warn("what was served is not kept for a restart", "error", err)
+				}
 			}
 		}
 	})
@@ -67,32 +80,71 @@ func (k *keep) path(i api.Image) string {
 	return filepath.Join(k.directory, fmt.Sprintf("%x", sha256.Sum256([]byte(i.String())))+keptSuffix)
 }
 
-// later does a job in the background; there may be too many.
-func (k *keep) later(job func() error) {
+// later has the file of an image follow the memory, in the background. One that has none yet may be left out.
+func (k *keep) later(i api.Image) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.closed {
 		return
 	}
+	if k.queued[i] = true; len(k.queued) > maxQueued {
+		clear(k.queued)
+		k.all = true
+	}
 	select {
-	case k.jobs <- job:
+	case k.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (k *keep) put(r *imageRow, changed bool) {
-	k.later(func() error {
-		at := r.currentAt()
-		last, written := k.touched[r.image]
-		if written && !changed && at.Sub(last) < touchEvery {
-			return nil
+// next are the images whose files are to be looked at.
+func (k *keep) next() map[api.Image]bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	next := k.queued
+	if k.all {
+		for i := range k.files {
+			next[i] = true
 		}
-		k.touched[r.image] = at
-		if written && !changed {
-			return os.Chtimes(k.path(r.image), time.Time{}, at)
-		}
-		return k.write(r, at)
-	})
+	}
+	k.queued, k.all = map[api.Image]bool{}, false
+	return next
+}
+
+// follow has a file say what the memory does. Where that cannot be written the file goes, for it may say what is
+// no longer so, and is tried again with the next change, or when it would have been touched.
+func (k *keep) follow(i api.Image) error {
+	row, known := k.known(i)
+	if !known {
+		delete(k.files, i)
+		return k.remove(i)
+	}
+	is := written{row.state, row.currentAt(), true}
+	last, tried := k.files[i]
+	same := tried && last.state == is.state
+	age := is.at.Sub(last.at)
+	if same && age >= 0 && age < touchEvery {
+		return nil
+	}
+	var err error
+	if same && last.there {
+		err = os.Chtimes(k.path(i), time.Time{}, is.at)
+	} else {
+		err = k.write(row, is.at)
+	}
+	if err != nil {
+		is.there = false
+		err = errors.Join(err, k.remove(i))
+	}
+	k.files[i] = is
+	return err
+}
+
+func (k *keep) remove(i api.Image) error {
+	if err := os.Remove(k.path(i)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func (k *keep) write(r *imageRow, at time.Time) error {
@@ -106,16 +158,6 @@ func (k *keep) write(r *imageRow, at time.Time) error {
 		return err
 	}
 	return errors.Join(os.Chtimes(fresh, time.Time{}, at), os.Rename(fresh, path))
-}
-
-func (k *keep) forget(i api.Image) {
-	k.later(func() error {
-		delete(k.touched, i)
-		if err := os.Remove(k.path(i)); !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		return nil
-	})
 }
 
 // load reads what was current since then, the latest last; what is older, or does not read, goes.
@@ -139,6 +181,7 @@ func (k *keep) load(since time.Time, add func(*imageRow)) {
 			continue
 		}
 		rows = append(rows, row)
+		k.files[row.image] = written{row.state, row.currentAt(), true} // before one is added: others may go for it
 	}
 	slices.SortFunc(rows, func(a, b *imageRow) int { return a.currentAt().Compare(b.currentAt()) })
 	for _, row := range rows {
@@ -170,7 +213,7 @@ func (k *keep) close() {
 	k.mu.Lock()
 	if !k.closed {
 		k.closed = true
-		close(k.jobs)
+		close(k.wake)
 	}
 	k.mu.Unlock()
 	k.over.Wait()

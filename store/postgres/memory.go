@@ -21,14 +21,14 @@ func newMemory(o Options) (*memory, error) {
 		Weigher:       func(_ api.Image, r *imageRow) uint32 { return uint32(min(r.size(), 1<<31)) },
 	}
 	if o.Keep != "" && o.Stale > 0 {
-		k, err := openKeep(o.Keep, o.Log)
+		k, err := openKeep(o.Keep, o.Log, m.peek)
 		if err != nil {
 			return nil, err
 		}
 		m.keep = k
 		options.OnDeletion = func(e otter.DeletionEvent[api.Image, *imageRow]) {
 			if e.WasEvicted() {
-				k.forget(e.Key)
+				k.later(e.Key)
 			}
 		}
 	}
@@ -45,13 +45,19 @@ func newMemory(o Options) (*memory, error) {
 
 func (m *memory) get(i api.Image) (*imageRow, bool) { return m.rows.GetIfPresent(i) }
 
+// peek is get that does not count as asking.
+func (m *memory) peek(i api.Image) (*imageRow, bool) {
+	e, ok := m.rows.GetEntryQuietly(i)
+	return e.Value, ok
+}
+
 // put remembers a row, or that one that is remembered is current still.
 func (m *memory) put(r *imageRow, is bool) {
 	if is {
 		m.rows.Set(r.image, r)
 	}
 	if m.keep != nil {
-		m.keep.put(r, is)
+		m.keep.later(r.image)
 	}
 }
 
