@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/countersign-dev/countersign/store"
+	"github.com/countersign-dev/countersign/store/postgres"
 )
 
 // A testClock stands still until it is moved.
@@ -47,12 +48,24 @@ func TestAway(t *testing.T) {
 	without := open(t, o)
 	do(t, s, adding(image("known"), 1))
 	get(t, s, image("empty"))
-	get(t, without, image("known"))
 	since := clock.now()
+	clock.advance(10 * time.Hour) // and back: what was current then is so now
+	for _, step := range []time.Duration{-10 * time.Hour, 0} {
+		get(t, s, image("known"))
+		get(t, s, image("empty"))
+		get(t, without, image("known"))
+		clock.advance(step)
+	}
 	if err := c.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	clock.advance(59 * time.Minute)
+	clock.advance(-time.Second)
+	for name, s := range map[string]*postgres.Store{"for an hour": s, "never": without} {
+		if set, err := s.Get(t.Context(), image("known")); !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("Get, where what is stale is served %s, by a clock that was set back to %v: as of %v, %v, want %v", name, clock.now(), set.AsOf, err, store.ErrUnavailable)
+		}
+	}
+	clock.advance(time.Second + 59*time.Minute)
 	for name, n := range map[string]int{"known": 1, "empty": 0} {
 		if set := get(t, s, image(name)); len(set.Signatures) != n || !set.AsOf.Equal(since) {
 			t.Errorf("%s, while the database is away: %d signatures as of %v, want %d as of %v", name, len(set.Signatures), set.AsOf, n, since)

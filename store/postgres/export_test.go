@@ -77,7 +77,7 @@ type Row = imageRow
 // NewRow returns one without signatures.
 func NewRow(i api.Image, state string, current time.Time) *Row {
 	r := &imageRow{image: i, state: state}
-	r.currentSince(current)
+	r.currentSince(current, current)
 	return r
 }
 
@@ -94,7 +94,7 @@ const MaxQueued = maxQueued
 func (k *keep) Later(i api.Image) { k.later(i) }
 
 // Load reads what was kept.
-func (k *keep) Load(since time.Time, add func(*Row)) { k.load(since, add) }
+func (k *keep) Load(now time.Time, stale time.Duration, add func(*Row)) { k.load(now, stale, add) }
 
 // Close waits for what is to be kept.
 func (k *keep) Close() { k.close() }

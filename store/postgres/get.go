@@ -142,7 +142,7 @@ func (s *Store) stale(image api.Image, cause error) (store.Set, error) {
 		return store.Set{}, cause
 	}
 	current := row.currentAt()
-	if s.o.Clock().Sub(current) >= s.o.Stale {
+	if age := s.o.Clock().Sub(current); age < 0 || age >= s.o.Stale { // a clock that was set back knows no age
 		return store.Set{}, cause
 	}
 	set := row.set()
@@ -167,8 +167,9 @@ func (s *Store) readContent(images []api.Image) (found []*imageRow, err error) {
 	if err != nil {
 		return nil, err
 	}
+	now := s.o.Clock()
 	for n, row := range found {
-		row.currentSince(began)
+		row.currentSince(began, now)
 		s.known.put(row, row != a.known[n])
 	}
 	return found, nil

@@ -160,8 +160,9 @@ func (k *keep) write(r *imageRow, at time.Time) error {
 	return errors.Join(os.Chtimes(fresh, time.Time{}, at), os.Rename(fresh, path))
 }
 
-// load reads what was current since then, the latest last; what is older, or does not read, goes.
-func (k *keep) load(since time.Time, add func(*imageRow)) {
+// load reads what was current not too long ago, the latest last; what is older, of a clock that was ahead, or does
+// not read, goes.
+func (k *keep) load(now time.Time, stale time.Duration, add func(*imageRow)) {
 	entries, err := os.ReadDir(k.directory)
 	if err != nil {
 		k.log.Warn("what was kept for a restart does not read", "error", err)
@@ -170,7 +171,7 @@ func (k *keep) load(since time.Time, add func(*imageRow)) {
 	var rows []*imageRow
 	for _, e := range entries {
 		path := filepath.Join(k.directory, e.Name())
-		row, err := readKept(path, since)
+		row, err := readKept(path, now, stale)
 		if err != nil {
 			k.log.Warn("a file that was kept for a restart does not read and goes", "file", path, "error", err)
 		}
@@ -190,10 +191,13 @@ func (k *keep) load(since time.Time, add func(*imageRow)) {
 }
 
 // readKept returns nil for what is too old, or was cut while it was written.
-func readKept(path string, since time.Time) (*imageRow, error) {
+func readKept(path string, now time.Time, stale time.Duration) (*imageRow, error) {
 	info, err := os.Stat(path)
-	if err != nil || !strings.HasSuffix(path, keptSuffix) || info.ModTime().Before(since) || info.Size() > maxKept {
+	if err != nil || !strings.HasSuffix(path, keptSuffix) || info.Size() > maxKept {
 		return nil, err
+	}
+	if age := now.Sub(info.ModTime()); age < 0 || age > stale {
+		return nil, nil
 	}
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -205,7 +209,7 @@ func readKept(path string, since time.Time) (*imageRow, error) {
 	}
 	row := &imageRow{image: f.Image, version: f.Version, serial: f.Serial, state: f.State, signatures: f.Signatures, withdrawn: f.Withdrawn}
 	row.settle()
-	row.currentSince(info.ModTime())
+	row.currentSince(info.ModTime(), now)
 	return row, nil
 }
 

@@ -70,6 +70,10 @@ func TestKeptFails(t *testing.T) {
 	if set, err := restarted(); err != nil || len(set.Withdrawn) != 1 || !set.AsOf.Equal(clock.now()) {
 		t.Errorf("when that works again: %d withdrawals as of %v, %v, want 1 as of %v", len(set.Withdrawn), set.AsOf, err, clock.now())
 	}
+	clock.advance(-time.Second)
+	if set, err := restarted(); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("by a clock that was set back: what is kept as of %v is served at %v, %v, want %v", set.AsOf, clock.now(), err, store.ErrUnavailable)
+	}
 }
 
 // Where more wait to be kept than there is room for, what is kept still becomes what the memory has.
@@ -111,7 +115,7 @@ func TestKeptMany(t *testing.T) {
 	close(goOn)
 	k.Close()
 	kept := map[string]string{}
-	k.Load(began.Add(-time.Hour), func(r *postgres.Row) {
+	k.Load(began, time.Hour, func(r *postgres.Row) {
 		repository, state := r.State()
 		kept[repository] = state
 	})

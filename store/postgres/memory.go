@@ -38,7 +38,7 @@ func newMemory(o Options) (*memory, error) {
 	}
 	m.rows = rows
 	if m.keep != nil {
-		m.keep.load(o.Clock().Add(-o.Stale), func(r *imageRow) { rows.Set(r.image, r) })
+		m.keep.load(o.Clock(), o.Stale, func(r *imageRow) { rows.Set(r.image, r) })
 	}
 	return m, nil
 }
@@ -69,11 +69,12 @@ func (m *memory) close() error {
 	return nil
 }
 
-// currentSince notes that the database said so to a question that began then.
-func (r *imageRow) currentSince(t time.Time) {
+// currentSince notes that the database said so to a question that began then. Another may have begun later; what is
+// ahead of now is of a clock that was set back.
+func (r *imageRow) currentSince(t, now time.Time) {
 	for n := t.UnixNano(); ; {
 		old := r.current.Load()
-		if old >= n || r.current.CompareAndSwap(old, n) {
+		if n <= old && old <= now.UnixNano() || r.current.CompareAndSwap(old, n) {
 			return
 		}
 	}

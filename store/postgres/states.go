@@ -136,9 +136,10 @@ func (s *Store) readStates(rows []*imageRow) ([]bool, error) {
 	if err != nil {
 		return nil, err
 	}
+	now := s.o.Clock()
 	for n, row := range rows {
 		if c.current[n] {
-			row.currentSince(began)
+			row.currentSince(began, now)
 			s.known.put(row, false)
 		}
 	}

@@ -69,7 +69,7 @@ func (t *transaction) run(ctx context.Context) error {
 			p.row.isAt(pgtype.TID{}) // it was written, and is elsewhere now
 			continue
 		}
-		p.row.currentSince(began)
+		p.row.currentSince(began, t.o.Clock())
 		t.known.put(p.row, true)
 	}
 	return nil
