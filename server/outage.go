@@ -33,6 +33,8 @@ func (s *Server) get(r *http.Request, image api.Image, patience time.Duration) (
 			s.outage.began(s.c.Clock())
 			s.metrics.stale.Inc()
 			return set, nil
+		case errors.Is(r.Context().Err(), context.Canceled): // who asked has gone, which says nothing of the store
+			return store.Set{}, r.Context().Err()
 		case !errors.Is(err, store.ErrUnavailable):
 			s.outage.over()
 			return set, err

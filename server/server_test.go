@@ -121,6 +121,22 @@ func TestNobodyDecides(t *testing.T) {
 	}
 }
 
+// Who gives up before the store has answered is no outage.
+func TestOutageGivenUp(t *testing.T) {
+	t.Parallel()
+	srv, s := newServer(t)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	srv.Handler().ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", "http://"+host+api.ExtensionPrefix+"ns/app/signatures/"+digest, nil))
+	const line = "countersign_store_away 0"
+	if metrics := ask(srv.DebugHandler(), "GET", "/metrics").Body.String(); !strings.Contains(metrics, line) {
+		t.Errorf("the metrics have no %q after a request that was given up:\n%s", line, metrics)
+	}
+}
+
 // Where no node asks for a signature none is an answer while the store is away: after the wait that
 // others have, and at once when that is known not to help.
 func TestOutageUnsigned(t *testing.T) {

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -123,6 +124,9 @@ func (s *Store) Get(ctx context.Context, image api.Image) (store.Set, error) {
 	}
 	if err == nil && !known {
 		row, err = s.content.wait(ctx, image)
+	}
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) { // who has gone has found out nothing of the database
+		return store.Set{}, unavailable(ctx.Err())
 	}
 	if err != nil {
 		return s.stale(image, err)

@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -95,12 +96,15 @@ func TestSharedReads(t *testing.T) {
 	}
 }
 
-// While a query hangs, reads go on by other connections: of what is known, and of what is not.
+// While a query hangs, reads go on by other connections: of what is known, and of what is not. Who gives up is not
+// answered as if the database was away.
 func TestHangingRead(t *testing.T) {
 	t.Parallel()
 	name, _ := database(t, template)
 	w, url := between(t, name)
-	s := open(t, options(url+" pool_max_conns=8"))
+	o := options(url + " pool_max_conns=8")
+	o.Stale = time.Hour
+	s := open(t, o)
 	for n := range 3 {
 		do(t, s, adding(image(fmt.Sprint("app", n)), n))
 		get(t, s, image(fmt.Sprint("app", n)))
@@ -122,6 +126,10 @@ func TestHangingRead(t *testing.T) {
 	case err := <-hung:
 		t.Errorf("the others have waited for the read that hangs: it has ended, %v", err)
 	default:
+	}
+	cancel()
+	if err := <-hung; !errors.Is(err, store.ErrUnavailable) || !errors.Is(err, context.Canceled) {
+		t.Errorf("who gave up is told %v, want %v: %v", err, store.ErrUnavailable, context.Canceled)
 	}
 }
 
