@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -36,6 +37,9 @@ const (
 // errMaybe is around what may have happened although it failed: a commit without an answer.
 var errMaybe = errors.New("it is not known whether the change was committed")
 
+// errSlow is around what had no answer in time and may take long by itself.
+var errSlow = errors.New("no answer within store.timeout: ask for less, or raise it")
+
 // errDecided is around what Take and Records say of what they found: the database is there.
 type errDecided struct{ error }
 
@@ -69,6 +73,10 @@ func broken(err error) bool {
 		strings.HasPrefix(refused.Code, classOperator) && refused.Code != codeCanceled
 }
 
+// left tells that it was not waited for to the end, which says nothing of the database: a connection is closed then,
+// and the others are as good as they were.
+func left(err error) bool { return errors.Is(err, context.Canceled) || errors.Is(err, errSlow) }
+
 // drawnTwice tells that another process has drawn the same number for an image.
 func drawnTwice(err error) bool {
 	refused, ok := errors.AsType[*pgconn.PgError](err)
@@ -77,7 +85,7 @@ func drawnTwice(err error) bool {
 
 // safeToRepeat tells whether something failed that certainly did not happen, and that may succeed.
 func safeToRepeat(err error) bool {
-	if errors.Is(err, errMaybe) || errors.Is(err, errSchema) {
+	if errors.Is(err, errMaybe) || errors.Is(err, errSchema) || left(err) {
 		return false
 	}
 	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && (refused.Code == codeSerialization || refused.Code == codeDeadlock) {

@@ -68,6 +68,9 @@ func (s *Store) Connect(ctx context.Context, n int) error {
 	return nil
 }
 
+// Connected is how many connections were made.
+func (s *Store) Connected() int64 { return s.pool.Stat().NewConnsCount() }
+
 // Reset has connections made anew.
 func (s *Store) Reset() { s.pool.Reset() }
 

@@ -1,9 +1,15 @@
 package postgres_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/countersign-dev/countersign/api"
 	"github.com/countersign-dev/countersign/store"
@@ -125,5 +131,64 @@ func TestListCursorByKey(t *testing.T) {
 		if page, _, err := s.List(t.Context(), f.of, next, 1); err != nil || len(page) != 1 {
 			t.Errorf("List %+v with its own cursor: %d entries, %v, want one", f.of, len(page), err)
 		}
+	}
+}
+
+// A listing that nobody waits for any more, or that takes too long, is neither asked again nor costs others their connections.
+func TestListLeft(t *testing.T) {
+	t.Parallel()
+	for name, timeout := range map[string]time.Duration{"hangs up": time.Minute, "too slow": 3 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			name, direct := database(t, template)
+			w, url := between(t, name)
+			var log strings.Builder
+			o := options(url + " pool_max_conns=8")
+			o.Timeout, o.Log = timeout, slog.New(slog.NewTextHandler(&log, nil))
+			s := open(t, o)
+			const connections = 4
+			if err := s.Connect(t.Context(), connections); err != nil {
+				t.Fatal(err)
+			}
+			made := s.Connected()
+			other, err := pgx.Connect(t.Context(), direct)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer other.Close(t.Context())
+			if _, err := other.Exec(t.Context(), "BEGIN; LOCK TABLE images"); err != nil {
+				t.Fatal(err)
+			}
+			ctx, hangUp := context.WithCancel(t.Context())
+			listed := make(chan error, 1)
+			w.parses("")
+			go func() {
+				_, _, err := s.List(ctx, store.Filter{Kind: store.Signatures}, "", 1)
+				listed <- err
+			}()
+			if timeout == time.Minute {
+				eventually(t, "the listing waits", func() bool { return waiting(t, name, "relation") == "1" })
+				hangUp()
+			}
+			defer hangUp()
+			if err := <-listed; !errors.Is(err, store.ErrUnavailable) {
+				t.Errorf("List: %v, want %v", err, store.ErrUnavailable)
+			}
+			if n := w.parses("FROM images x"); n != 1 {
+				t.Errorf("the listing was asked %d times, want once", n)
+			}
+			if _, err := other.Exec(t.Context(), "ROLLBACK"); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Connect(t.Context(), connections-1); err != nil { // one is closed, with the question
+				t.Fatal(err)
+			}
+			if n := s.Connected(); n != made {
+				t.Errorf("%d connections were made anew, want none", n-made)
+			}
+			if strings.Contains(log.String(), "away") {
+				t.Errorf("the log has an outage: %s", &log)
+			}
+		})
 	}
 }

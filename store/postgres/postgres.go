@@ -221,9 +221,21 @@ func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	return s.pool.Acquire(ctx)
 }
 
-// slowly runs f, again if it certainly did not happen, with a connection that no read needs. While a restored trail
-// is renumbered it does not.
+// slowly is aside for what may take long by itself, as a listing, or wait for a standby: that it has no answer in time
+// says nothing of other connections, nor that it had one if it was asked again.
 func (s *Store) slowly(ctx context.Context, f func(ctx context.Context, conn *pgxpool.Conn) error) error {
+	return s.aside(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		err := f(ctx, conn)
+		if errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("%w: %w", errSlow, err)
+		}
+		return err
+	})
+}
+
+// aside runs f, again if it certainly did not happen, with a connection that no read needs. While a restored trail
+// is renumbered it does not.
+func (s *Store) aside(ctx context.Context, f func(ctx context.Context, conn *pgxpool.Conn) error) error {
 	select {
 	case s.slow <- struct{}{}:
 	case <-ctx.Done():
@@ -262,7 +274,7 @@ func (s *Store) once(ctx context.Context, f func(ctx context.Context, conn *pgxp
 	}
 	defer conn.Release() // one that is in a transaction still is closed
 	err = f(ctx, conn)
-	if broken(err) || otherwise(err) {
+	if broken(err) && !left(err) || otherwise(err) {
 		s.pool.Reset() // the others are hardly better: the server has gone, is a standby now, or has another schema
 	}
 	return err
@@ -271,7 +283,7 @@ func (s *Store) once(ctx context.Context, f func(ctx context.Context, conn *pgxp
 // note logs when the database goes away and when it comes back, once each. One that no longer knows a statement
 // is there.
 func (s *Store) note(err error) {
-	gone := err != nil && !otherwise(err) && !drawnTwice(err) && !errors.Is(err, errRestored) && errors.Is(unavailable(err), store.ErrUnavailable) && !errors.Is(err, context.Canceled)
+	gone := err != nil && !otherwise(err) && !drawnTwice(err) && !errors.Is(err, errRestored) && errors.Is(unavailable(err), store.ErrUnavailable) && !left(err)
 	switch {
 	case gone && s.away.CompareAndSwap(false, true):
 		s.o.Log.Error("the database is away", "error", err)
