@@ -165,7 +165,7 @@ func TestStandbyAway(t *testing.T) {
 	o := options(c.URL("postgres"))
 	o.Retries = -1
 	s := open(t, o)
-	do(t, s, adding(image("app"), 1))
+	do(t, s, tasked(1))
 	for _, sql := range []string{"ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()"} {
 		psql(t, c, "postgres", sql)
 	}
@@ -184,6 +184,15 @@ func TestStandbyAway(t *testing.T) {
 	if err := <-done; !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("Do, when its wait for a standby was canceled: %v, want %v", err, store.ErrUnavailable)
 	}
+	go func() {
+		_, err := s.Take(t.Context(), time.Minute)
+		done <- err
+	}()
+	eventually(t, "the lease waits", func() bool { return psql(t, c, "postgres", "SELECT count(*) "+waiting) == "1" })
+	psql(t, c, "postgres", "SELECT pg_cancel_backend(pid) "+waiting)
+	if err := <-done; !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("Take, when its wait for a standby was canceled: %v, want %v", err, store.ErrUnavailable)
+	}
 	for _, sql := range []string{"ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()"} {
 		psql(t, c, "postgres", sql)
 	}
@@ -193,7 +202,32 @@ func TestStandbyAway(t *testing.T) {
 	}
 }
 
-// A change that has no answer in time is said to have none, once, whatever becomes of it. Those behind it that hang up
+// tasked adds to an image and queues so many tasks.
+func tasked(tasks int) store.Change {
+	c := adding(image("app"), 1)
+	for n := range tasks {
+		c.Then = append(c.Then, store.Task{Key: fmt.Sprint(n), Kind: "sign", Image: c.Image})
+	}
+	return c
+}
+
+// What is answered is durable, whatever a database has for a default.
+func TestDurable(t *testing.T) {
+	t.Parallel()
+	name, url := database(t, template)
+	psql(t, shared, name, fmt.Sprintf(`ALTER DATABASE %s SET synchronous_commit = off;
+		CREATE FUNCTION durable() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			IF current_setting('synchronous_commit') = 'off' THEN RAISE 'a write of %% is not durable', TG_TABLE_NAME; END IF; RETURN NEW; END $$;
+		CREATE TRIGGER durable BEFORE INSERT OR UPDATE ON images FOR EACH ROW EXECUTE FUNCTION durable();
+		CREATE TRIGGER durable BEFORE INSERT OR UPDATE ON tasks FOR EACH ROW EXECUTE FUNCTION durable()`, name))
+	s := open(t, options(url))
+	do(t, s, tasked(1))
+	if _, err := s.Take(t.Context(), time.Minute); err != nil {
+		t.Errorf("Take: %v", err)
+	}
+}
+
+// A change that has no answer in time is said to have none, once, whatever becomes of it. A task is leased once then. Those behind it that hang up
 // are let go meanwhile and are not made, and the next is made when it is through.
 func TestStandbySlow(t *testing.T) {
 	t.Parallel()
@@ -201,7 +235,7 @@ func TestStandbySlow(t *testing.T) {
 	o := options(c.URL("postgres"))
 	o.Timeout = 2 * time.Second
 	s := open(t, o)
-	do(t, s, adding(image("app"), 1))
+	do(t, s, tasked(3))
 	for _, sql := range []string{"ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()"} {
 		psql(t, c, "postgres", sql)
 	}
@@ -219,6 +253,9 @@ func TestStandbySlow(t *testing.T) {
 	if err := <-left; !errors.Is(err, store.ErrUnavailable) || !errors.Is(err, context.Canceled) {
 		t.Errorf("who hung up in the line is told %v, want %v: %v", err, store.ErrUnavailable, context.Canceled)
 	}
+	if _, err := s.Take(t.Context(), time.Minute); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("whose lease waits is told %v, want %v", err, store.ErrUnavailable)
+	}
 	if err := <-first; !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "no answer within 6s") {
 		t.Errorf("whose commit waits is told %v, want %v: no answer within 6s", err, store.ErrUnavailable)
 	}
@@ -228,6 +265,9 @@ func TestStandbySlow(t *testing.T) {
 	set := do(t, s, adding(image("app"), 4))
 	if n := told.Load(); n != 1 {
 		t.Errorf("whose commit waited was told %d times, want once", n)
+	}
+	if taken := psql(t, c, "postgres", "SELECT sum(attempts) FROM tasks"); taken != "1" && taken != "0" {
+		t.Errorf("whose lease waited has taken %s, want one at most", taken)
 	}
 	var names []string
 	for _, sig := range set.Signatures {

@@ -38,7 +38,7 @@ const (
 var errMaybe = errors.New("it is not known whether the change was committed")
 
 // errSlow is around what had no answer in time and may take long by itself.
-var errSlow = errors.New("no answer within store.timeout: ask for less, or raise it")
+var errSlow = errors.New("no answer within store.timeout: raise it, or look at what the database waits for")
 
 // errDecided is around what Take and Records say of what they found: the database is there.
 type errDecided struct{ error }

@@ -261,3 +261,17 @@ func TestSharedCommitUnanswered(t *testing.T) {
 		}
 	}
 }
+
+// So does a lease: the task may be leased, and another is not taken in its place.
+func TestTakeUnanswered(t *testing.T) {
+	t.Parallel()
+	name, _ := database(t, template)
+	w, url := between(t, name)
+	s := open(t, options(url))
+	do(t, s, tasked(3))
+	w.cutNext("UPDATE tasks")
+	if task, err := s.Take(t.Context(), time.Minute); !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "it is not known whether") {
+		t.Errorf("Take: task %s, %v, want an error that says that it is not known", task.Key, err)
+	}
+	eventually(t, "one task is leased", func() bool { return psql(t, shared, name, "SELECT sum(attempts) FROM tasks") == "1" })
+}

@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -154,7 +153,13 @@ func (t *transaction) writeTasks(b *pgx.Batch) {
 	}
 }
 
-// Take implements store.Store. What others are taking or changing at this moment is not waited for.
+// takeQuery leases the task that is due the longest.
+const takeQuery = `UPDATE tasks SET due = $1, lease = $2, attempts = attempts + 1 WHERE key = (
+	SELECT key FROM tasks WHERE state = '` + store.Queued + `' AND due <= $3 ORDER BY due, key FOR UPDATE SKIP LOCKED LIMIT 1
+) RETURNING ` + taskColumns
+
+// Take implements store.Store. What others are taking or changing at this moment is not waited for. It is a transaction
+// in one round trip: a lease whose commit has no answer may be there, and is not taken a second time.
 func (s *Store) Take(ctx context.Context, lease time.Duration) (taken store.Task, err error) {
 	if ctx.Err() != nil {
 		return taken, unavailable(ctx.Err())
@@ -163,17 +168,29 @@ func (s *Store) Take(ctx context.Context, lease time.Duration) (taken store.Task
 		ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 		defer cancel()
 		now := instant(s.o.Clock())
-		rows, err := conn.Query(ctx, `UPDATE tasks SET due = $1, lease = $2, attempts = attempts + 1 WHERE key = (
-			SELECT key FROM tasks WHERE state = '`+store.Queued+`' AND due <= $3 ORDER BY due, key FOR UPDATE SKIP LOCKED LIMIT 1
-		) RETURNING `+taskColumns, now.Add(lease), rand.Text(), now)
+		var b pgx.Batch
+		b.Queue(beginQuery)
+		b.Queue(`SELECT ` + durably)
+		b.Queue(takeQuery, now.Add(lease), rand.Text(), now)
+		var found []store.Task
+		err := commit(ctx, conn.Conn(), &b, func(r pgx.BatchResults) (err error) {
+			if err := skip(r, 2); err != nil {
+				return err
+			}
+			rows, err := r.Query()
+			if err == nil {
+				found, err = pgx.CollectRows(rows, scanTask)
+			}
+			return err
+		})
 		if err != nil {
 			return err
 		}
-		taken, err = pgx.CollectExactlyOneRow(rows, scanTask)
-		if errors.Is(err, pgx.ErrNoRows) {
+		if len(found) == 0 {
 			return errDecided{store.ErrNone}
 		}
-		return err
+		taken = found[0]
+		return nil
 	})
 	return taken, err
 }

@@ -117,11 +117,16 @@ func (t *transaction) rollback(ctx context.Context) error {
 	return err
 }
 
+// What a database has for a default could read what was there before a lock, and commit without a flush.
+const (
+	beginQuery = `BEGIN ISOLATION LEVEL READ COMMITTED`
+	durably    = `set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)`
+)
+
 // lockQuery takes the images' locks, and says which it has. Who waits for one has no other: else those who wait
 // could wait for each other. Time-outs are the transaction's own: nothing is set on a connection that others use next.
 const lockQuery = `SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $1, true),
-	set_config('idle_in_transaction_session_timeout', $1, true),
-	set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true),
+	set_config('idle_in_transaction_session_timeout', $1, true), ` + durably + `,
 	ARRAY(SELECT CASE WHEN $3::boolean THEN pg_advisory_xact_lock(hashtextextended(image, 0))::text IS NOT NULL
 		ELSE pg_try_advisory_xact_lock(hashtextextended(image, 0)) END FROM unnest($2::text[]) AS image)`
 
@@ -131,8 +136,7 @@ const statesQuery = `SELECT i.state, i.number FROM unnest((SELECT $1::text[]), (
 	LEFT JOIN LATERAL (SELECT state, number FROM images i
 		WHERE (i.host, i.repository, i.digest) = (a.host, a.repository, a.digest) LIMIT 1) i ON true ORDER BY a.n`
 
-// lock begins, and reads under the images' locks. The isolation is said, because what a
-// database has for a default could read what was there before the locks.
+// lock begins, and reads under the images' locks.
 func (t *transaction) lock(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, t.o.Timeout+time.Second) // the database's comes first
 	defer cancel()
@@ -145,7 +149,7 @@ func (t *transaction) lock(ctx context.Context) error {
 	}
 	a := t.ask(images...)
 	var b pgx.Batch
-	b.Queue(`BEGIN ISOLATION LEVEL READ COMMITTED`)
+	b.Queue(beginQuery)
 	lockStatement.queue(&b, t.conn, fmt.Sprint(t.o.Timeout.Milliseconds()), names, t.waits)
 	namedStatement.queue(&b, t.conn, a.arguments()[:3]...)
 	if len(keys) > 0 {
@@ -247,22 +251,40 @@ func (t *transaction) read(ctx context.Context, a asked, parts []*part) error {
 	return nil
 }
 
-// commit writes everything, and waits without a time-out of the database's: one that ended a commit
-// would leave it here and not on the standby, and say that all is well.
+// commit writes everything.
 func (t *transaction) commit(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, commitPatience)
 	defer cancel()
 	var b pgx.Batch
 	t.write(&b)
+	writes := b.Len()
+	return commit(ctx, t.conn, &b, func(r pgx.BatchResults) error { return skip(r, writes) })
+}
+
+// skip reads the results of so many that return nothing.
+func skip(r pgx.BatchResults, n int) error {
+	for range n {
+		if _, err := r.Exec(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// commit ends a transaction with what is queued, whose results are read, and waits without a time-out of the
+// database's: one that ended a commit would leave it here and not on the standby, and say that all is well.
+func commit(ctx context.Context, conn *pgx.Conn, b *pgx.Batch, read func(pgx.BatchResults) error) error {
 	b.Queue(`SET LOCAL statement_timeout = 0`)
 	b.Queue(`COMMIT`)
-	delete(t.conn.PgConn().CustomData(), warned)
-	r := t.conn.SendBatch(ctx, &b)
-	for range b.Len() - 1 {
-		if _, err := r.Exec(); err != nil {
-			_ = r.Close()
-			return maybe(err)
-		}
+	delete(conn.PgConn().CustomData(), warned)
+	r := conn.SendBatch(ctx, b)
+	err := read(r)
+	if err == nil {
+		err = skip(r, 1)
+	}
+	if err != nil {
+		_ = r.Close()
+		return maybe(err)
 	}
 	tag, err := r.Exec()
 	if err = errors.Join(err, r.Close()); err != nil {
@@ -271,7 +293,7 @@ func (t *transaction) commit(ctx context.Context) error {
 	if tag.String() != "COMMIT" {
 		return fmt.Errorf("%w: COMMIT was answered %s", errMaybe, tag)
 	}
-	if warning, ok := t.conn.PgConn().CustomData()[warned]; ok {
+	if warning, ok := conn.PgConn().CustomData()[warned]; ok {
 		return fmt.Errorf("%w: COMMIT was answered with a warning, %v", errMaybe, warning)
 	}
 	return nil

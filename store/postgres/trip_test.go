@@ -53,6 +53,7 @@ func TestRoundTrips(t *testing.T) {
 			c.Then = []store.Task{{Key: "a", Kind: "sign", Image: c.Image}, {Key: "b", Kind: "sign", Image: c.Image}}
 			do(t, s, c)
 		}, 2},
+		{"a lease", func() { take(t, s) }, 1},
 		{"a change that finds it so already", func() { do(t, s, adding(image("app"), 2)) }, 2},
 		{"a read of what is known", func() { get(t, s, image("app")) }, 1},
 		{"a read of what another changed", func() { do(t, other, adding(image("app"), 3)); get(t, s, image("app")) }, 2},
@@ -66,6 +67,13 @@ func TestRoundTrips(t *testing.T) {
 	}
 	if got := len(get(t, s, image("app")).Signatures); got != 5 {
 		t.Errorf("%d signatures, want 5", got)
+	}
+}
+
+func take(t *testing.T, s store.Store) {
+	t.Helper()
+	if _, err := s.Take(t.Context(), time.Minute); err != nil {
+		t.Errorf("Take: %v", err)
 	}
 }
 
