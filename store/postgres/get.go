@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -139,6 +140,9 @@ func (s *Store) Get(ctx context.Context, image api.Image) (store.Set, error) {
 
 var errDamaged = fmt.Errorf("what is stored does not read: its content is not that of its name")
 
+// maxSetBack is by how much a clock may have been set back, as it is kept right: by more, and it knows no age.
+const maxSetBack = time.Minute
+
 // stale answers what was current not too long ago, where the database cannot say.
 func (s *Store) stale(image api.Image, cause error) (store.Set, error) {
 	row, ok := s.known.get(image)
@@ -146,7 +150,7 @@ func (s *Store) stale(image api.Image, cause error) (store.Set, error) {
 		return store.Set{}, cause
 	}
 	current := row.currentAt()
-	if age := s.o.Clock().Sub(current); age < 0 || age >= s.o.Stale { // a clock that was set back knows no age
+	if age := s.o.Clock().Sub(current); s.o.Stale <= 0 || age < -maxSetBack || age >= s.o.Stale {
 		return store.Set{}, cause
 	}
 	set := row.set()

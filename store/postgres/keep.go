@@ -160,8 +160,7 @@ func (k *keep) write(r *imageRow, at time.Time) error {
 	return errors.Join(os.Chtimes(fresh, time.Time{}, at), os.Rename(fresh, path))
 }
 
-// load reads what was current not too long ago, the latest last; what is older, of a clock that was ahead, or does
-// not read, goes.
+// load reads what was current not too long ago, the latest last; what is older, or does not read, goes.
 func (k *keep) load(now time.Time, stale time.Duration, add func(*imageRow)) {
 	entries, err := os.ReadDir(k.directory)
 	if err != nil {
@@ -196,7 +195,7 @@ func readKept(path string, now time.Time, stale time.Duration) (*imageRow, error
 	if err != nil || !strings.HasSuffix(path, keptSuffix) || info.Size() > maxKept {
 		return nil, err
 	}
-	if age := now.Sub(info.ModTime()); age < 0 || age > stale {
+	if now.Sub(info.ModTime()) > stale {
 		return nil, nil
 	}
 	content, err := os.ReadFile(path)
