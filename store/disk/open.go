@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -51,11 +52,22 @@ func Open(directory string, o Options) (*Store, error) {
 	return &Store{db, &batches{db: db}, o, newMemory(o.Memory)}, nil
 }
 
+// openFile gives the lock back where bbolt panics, too. What is mapped then stays so, and would keep it.
 func openFile(path string) (db *bbolt.DB, err error) {
+	var file *os.File
+	o := bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType}
+	o.OpenFile = func(name string, flag int, mode fs.FileMode) (_ *os.File, err error) {
+		file, err = os.OpenFile(name, flag, mode)
+		return file, err
+	}
 	err = recovered(func() error {
-		db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType})
+		db, err = bbolt.Open(path, 0o600, &o)
 		return err
 	})
+	if err != nil && file != nil {
+		_ = syscall.Flock(int(file.Fd()), syscall.LOCK_UN)
+		_ = file.Close()
+	}
 	return db, err
 }
 

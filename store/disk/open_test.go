@@ -1,6 +1,7 @@
 package disk_test
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"os"
@@ -126,6 +127,13 @@ func TestOpenRefuses(t *testing.T) {
 	}
 	garbage := func(t *testing.T, path string) { write(t, path, []byte(strings.Repeat("not a database. ", 4096))) }
 	short := func(t *testing.T, path string) { write(t, path, []byte("bbolt")) }
+	pages := func(t *testing.T, path string) { // but those that say where the others are
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, path, append(whole[:2*4096], bytes.Repeat([]byte{7}, len(whole)-2*4096)...))
+	}
 	for name, test := range map[string]struct {
 		spoil func(t *testing.T, path string)
 		want  string
@@ -134,6 +142,7 @@ func TestOpenRefuses(t *testing.T) {
 		"foreign": {foreign, "this is no store of signatures"},
 		"garbage": {garbage, "hint: if the file is damaged, bring it back from a backup"},
 		"short":   {short, "hint: if the file is damaged, bring it back from a backup"},
+		"pages":   {pages, "hint: if the file is damaged, bring it back from a backup"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
