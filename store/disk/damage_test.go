@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -193,54 +192,6 @@ func TestRecordAndTaskDamaged(t *testing.T) {
 		if task, err := s.Take(t.Context(), time.Minute); err != nil || task.Key != want {
 			t.Errorf("Take: %s, %v, want %s", task.Key, err, want)
 		}
-	}
-}
-
-// A page of the file that is overwritten must cost neither the process nor what other pages have.
-func TestPagesDamaged(t *testing.T) {
-	t.Parallel()
-	directory := t.TempDir()
-	path := filepath.Join(directory, "signatures.db")
-	s := open(t, directory, options(t))
-	for n := range 50 {
-		do(t, s, adding(image(fmt.Sprintf("app%02d", n)), 1, 2, 3))
-	}
-	closeStore(t, s)
-	whole, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	answers := map[bool]int{}
-	for page := 2; page < len(whole)/4096; page++ {
-		bad := slices.Clone(whole)
-		for n := range 4096 {
-			bad[page*4096+n] = byte(n * 7)
-		}
-		write(t, path, bad)
-		o := options(t)
-		o.Damaged = func(api.Image, string, error) {}
-		s, err := disk.Open(directory, o)
-		if err != nil {
-			answers[false]++
-			continue
-		}
-		for n := range 50 {
-			i := image(fmt.Sprintf("app%02d", n))
-			set, err := s.Get(t.Context(), i)
-			if err != nil && !errors.Is(err, store.ErrUnavailable) {
-				t.Errorf("page %d, Get: %v, want none or %v", page, err, store.ErrUnavailable)
-			}
-			for _, got := range set.Signatures {
-				if got.Name != api.Name(i.Digest, got.Content) {
-					t.Errorf("page %d: %s is served with %q", page, got.Name, got.Content)
-				}
-			}
-			answers[err == nil]++
-		}
-		closeStore(t, s)
-	}
-	if answers[true] == 0 || answers[false] == 0 {
-		t.Errorf("answers: %v, want some good ones and some bad ones", answers)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -75,9 +76,11 @@ func (s *Store) view(ctx context.Context, f func(tx *bbolt.Tx) error) error {
 	return unavailable(recovered(func() error { return s.db.View(f) }))
 }
 
-// recovered makes an error of bbolt's panic at a page that is not what it should be: a damaged
-// file must not end the process, nor what it still has.
+// recovered makes an error of bbolt's panic at a page that is not what it should be, and of the fault
+// at one that the disk does not give or the file ends before: a damaged file must not end the
+// process, nor what it still has.
 func recovered(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("the file is damaged: %v", p)

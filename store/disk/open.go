@@ -42,7 +42,7 @@ func Open(directory string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w\nhint: if the file is damaged, bring it back from a backup", path, err)
 	}
-	err = recovered(func() error { return db.View(checkFormat) })
+	err = recovered(func() error { return db.View(checkFile) })
 	if err == nil {
 		err = own(directory, o.Clock())
 	}
@@ -109,6 +109,18 @@ func createFile(path string) error {
 		return tx.Bucket(bucketMeta).Put([]byte("format"), []byte(format))
 	})
 	return errors.Join(err, db.Close())
+}
+
+// checkFile refuses a file that was cut off, too: it may seem well until its end is read.
+func checkFile(tx *bbolt.Tx) error {
+	info, err := os.Stat(tx.DB().Path())
+	if err != nil {
+		return err
+	}
+	if info.Size() < tx.Size() {
+		return fmt.Errorf("it was cut off: it has %d bytes, and had %d\nhint: bring it back from a backup", info.Size(), tx.Size())
+	}
+	return checkFormat(tx)
 }
 
 func checkFormat(tx *bbolt.Tx) error {
