@@ -42,13 +42,10 @@ func Open(directory string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w\nhint: if the file is damaged, bring it back from a backup", path, err)
 	}
-	err = recovered(func() error { return db.View(checkFile) })
-	if err == nil {
-		err = own(directory, o.Clock())
-	}
-	if err != nil {
+	if err := recovered(func() error { return db.View(checkFile) }); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
 	}
+	own(directory, o.Clock())
 	return &Store{db, &batches{db: db}, o, newMemory(o.Memory)}, nil
 }
 
@@ -157,18 +154,23 @@ func syncDirectory(path string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// own leaves word of who has the store, for a person whose second process cannot have it.
-func own(directory string, now time.Time) error {
+// own leaves word of who has the store, for a person whose second process cannot have it. Where it
+// cannot be written, as on a full disk, there is none: that of somebody before would be wrong.
+func own(directory string, now time.Time) {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "this machine"
 	}
 	word := fmt.Sprintf("process %d on %s, since %s\n", os.Getpid(), host, now.UTC().Format(time.RFC3339))
 	path := filepath.Join(directory, ownerName)
-	if err := os.WriteFile(path+".new", []byte(word), 0o600); err != nil {
-		return err
+	err = os.WriteFile(path+".new", []byte(word), 0o600)
+	if err == nil {
+		err = os.Rename(path+".new", path)
 	}
-	return os.Rename(path+".new", path)
+	if err != nil {
+		_ = os.Remove(path + ".new")
+		_ = os.Remove(path)
+	}
 }
 
 func owner(directory string) string {

@@ -88,6 +88,26 @@ func TestOpenInUse(t *testing.T) {
 	}
 }
 
+// Word of who has the store is for people: where it cannot be written the store is opened nevertheless.
+func TestOpenWithoutOwner(t *testing.T) {
+	t.Parallel()
+	directory := t.TempDir()
+	before := open(t, directory, options(t))
+	do(t, before, adding(image("app"), 1))
+	closeStore(t, before)
+	if err := os.MkdirAll(filepath.Join(directory, "owner.new", "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, directory, options(t))
+	if got := len(get(t, s, image("app")).Signatures); got != 1 {
+		t.Errorf("opened without word of it: %d signatures, want 1", got)
+	}
+	_, err := disk.Open(directory, options(t))
+	if err == nil || !strings.Contains(err.Error(), "is in use by another process\n") {
+		t.Errorf("second Open: %v, want it to name nobody, least of all who had it before", err)
+	}
+}
+
 // All of them make a file, or none of them sees half of one; only one has it.
 func TestOpenTogether(t *testing.T) {
 	t.Parallel()
