@@ -2,6 +2,7 @@ package disk_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"sync"
@@ -111,6 +112,37 @@ func TestMistakes(t *testing.T) {
 	}
 	if got := records(t, s); len(got) != 0 {
 		t.Errorf("records of refused changes: %v", got)
+	}
+}
+
+// A trail may be as long as the one before it, or longer, before somebody asks it where that was left.
+func TestCursorOfAnotherTrail(t *testing.T) {
+	t.Parallel()
+	write := func(name string, n int) (s *disk.Store) {
+		s = open(t, t.TempDir(), options(t))
+		for m := range n {
+			do(t, s, adding(image(fmt.Sprint(name, m)), 1))
+		}
+		return s
+	}
+	before, after := write("before", 5), write("after", 6)
+	_, cursor, err := before.Records(t.Context(), "", 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if page, _, err := after.Records(t.Context(), cursor, 10); !errors.Is(err, store.ErrCursor) {
+		t.Errorf("a cursor of another trail: %d records, %v, want %v", len(page), err, store.ErrCursor)
+	}
+	do(t, before, adding(image("next"), 1))
+	old := store.Cursor(base64.RawURLEncoding.EncodeToString([]byte("r\x00\x00\x00\x00\x00\x00\x00\x05")))
+	for what, c := range map[string]store.Cursor{"one of this": cursor, "one without a sum, of earlier versions": old} {
+		page, next, err := before.Records(t.Context(), c, 10)
+		if err != nil || len(page) != 1 || page[0].Image != image("next") {
+			t.Errorf("after %s: %v, %v, want the record that came since", what, page, err)
+		}
+		if _, _, err := after.Records(t.Context(), next, 10); !errors.Is(err, store.ErrCursor) {
+			t.Errorf("the cursor that follows %s: %v of another trail, want %v", what, err, store.ErrCursor)
+		}
 	}
 }
 

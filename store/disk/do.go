@@ -2,7 +2,6 @@ package disk
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -137,7 +136,7 @@ func putRecords(tx *bbolt.Tx, records []store.Record, now time.Time) error {
 		if err != nil {
 			return err
 		}
-		if err := b.Put(binary.BigEndian.AppendUint64(nil, sequence), value); err != nil {
+		if err := b.Put(recordKey(sequence), value); err != nil {
 			return err
 		}
 	}

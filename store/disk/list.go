@@ -3,6 +3,7 @@ package disk
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
@@ -21,7 +22,11 @@ import (
 // file from growing, and with it those who write.
 const maxScanned = 10_000
 
-// A position is where a listing goes on: behind this serial of this image, or behind this task.
+// sumSize is how much of a record's hash a cursor has.
+const sumSize = 8
+
+// A position is where a listing goes on: behind this serial of this image, or behind this task, or
+// behind the record with this serial and sum. Cursors of before there were sums have none.
 type position struct {
 	kind   byte
 	key    []byte
@@ -38,10 +43,14 @@ func parseCursor(kind byte, c store.Cursor) (position, error) {
 		return position{kind: kind}, nil
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(string(c))
-	if err != nil || len(raw) < 9 || raw[0] != kind || (kind == 'r') != (len(raw) == 9) {
+	if err != nil || len(raw) < 9 || raw[0] != kind {
 		return position{}, errCursor("begin without one")
 	}
-	return position{kind, raw[9:], binary.BigEndian.Uint64(raw[1:9])}, nil
+	p := position{kind, raw[9:], binary.BigEndian.Uint64(raw[1:9])}
+	if kind == 'r' && len(p.key) != 0 && len(p.key) != sumSize || kind != 'r' && len(p.key) == 0 {
+		return position{}, errCursor("begin without one")
+	}
+	return p, nil
 }
 
 func errCursor(hint string) error { return fmt.Errorf("%w: %s", store.ErrCursor, hint) }
@@ -247,13 +256,20 @@ func (s *Store) Records(ctx context.Context, after store.Cursor, limit int) (pag
 		if at.serial > b.Sequence() {
 			return errCursor(fmt.Sprintf("it is ahead of the trail, which ends at %d: begin without one", b.Sequence()))
 		}
+		last := b.Get(recordKey(at.serial))
+		if len(at.key) > 0 && !bytes.Equal(at.key, sum(last)) {
+			return errCursor("it is of another trail, as of before a backup was restored: begin without one")
+		}
 		c := b.Cursor()
-		for key, value := c.Seek(binary.BigEndian.AppendUint64(nil, at.serial+1)); key != nil && len(page) < clamp(limit); key, value = c.Next() {
+		for key, value := c.Seek(recordKey(at.serial + 1)); key != nil && len(page) < clamp(limit); key, value = c.Next() {
 			var r store.Record
 			if err := json.Unmarshal(value, &r); err == nil { // one that does not read is left out
 				page = append(page, r)
 			}
-			at.serial = binary.BigEndian.Uint64(key)
+			at.serial, last = binary.BigEndian.Uint64(key), value
+		}
+		if last != nil {
+			at.key = sum(last)
 		}
 		return nil
 	})
@@ -261,4 +277,12 @@ func (s *Store) Records(ctx context.Context, after store.Cursor, limit int) (pag
 		return nil, "", err
 	}
 	return page, at.cursor(), nil
+}
+
+func recordKey(serial uint64) []byte { return binary.BigEndian.AppendUint64(nil, serial) }
+
+// sum tells a record from the one that has its serial in another trail.
+func sum(record []byte) []byte {
+	all := sha256.Sum256(record)
+	return all[:sumSize]
 }
