@@ -32,6 +32,7 @@ const audience = "https://registry.example.com"
 type issuer struct {
 	url, ca string
 	key     *ecdsa.PrivateKey
+	leave   func() // for good
 }
 
 func newIssuer(t testing.TB) *issuer {
@@ -49,7 +50,7 @@ func newIssuer(t testing.TB) *issuer {
 		_ = json.NewEncoder(w).Encode(answer) // who asked is gone
 	}))
 	t.Cleanup(s.Close)
-	i.url = s.URL
+	i.url, i.leave = s.URL, s.Close
 	write(t, i.ca, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})))
 	return i
 }
@@ -87,6 +88,7 @@ type guarded struct {
 	issuer           *issuer
 	token, tokenFile string
 	htpasswd         string
+	settings         string // file
 }
 
 const password = "correct horse battery staple"
@@ -109,7 +111,7 @@ func newGuarded(t testing.TB, more string, flags ...string) *guarded {
 		t.Fatal(err)
 	}
 	g.token = strings.TrimSpace(string(out))
-	settings := config(t, fmt.Sprintf(`
+	g.settings = config(t, fmt.Sprintf(`
 access:
   htpasswd: %s
   tokens: %s
@@ -126,7 +128,7 @@ access:
   - {who: ["user:bob"], repositories: ["**"], actions: [pull]}
   - {who: ["token:ci", "oidc:jobs:app"], repositories: ["127.0.0.1:*/acme/**"], actions: [pull, push]}
 `, g.htpasswd, g.tokenFile, g.issuer.url, g.issuer.ca, audience, more))
-	g.server = start(t, append([]string{"-config", settings}, flags...)...)
+	g.server = start(t, append([]string{"-config", g.settings}, flags...)...)
 	return g
 }
 

@@ -39,7 +39,10 @@ func (h *house) openAccess(s settings, registrys access.Access) (gate, error) {
 		if err != nil {
 			return gate{}, err
 		}
-		h.files, rate = append(h.files, own.Files()...), s.Access.Writes
+		if before := h.current.Load(); before != nil && before.access != nil {
+			own.GoOn(before.access)
+		}
+		h.access, h.files, rate = own, append(h.files, own.Files()...), s.Access.Writes
 		if g.own, g.issued = own, own.Issued; g.access == nil {
 			g.access = own
 		}

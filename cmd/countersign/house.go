@@ -54,6 +54,7 @@ type house struct {
 	debug    http.Handler                // on the debug listener
 	keys     map[string]signature.Signer // what the server signs with, by name; none: nothing is signed
 	signer   *signature.FileSigner       // the key that the server made itself; nil: it has others, or none
+	access   *access.Own                 // nil: the settings say nothing of it
 	signing  *signing.Signing
 	calendar *calendar.Calendar
 	// ownPolicy is the one profile there is without nodes: what the server's keys, as they are now,

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
 	"strings"
 	"time"
@@ -25,11 +26,12 @@ var subjectGrammar = regexp.MustCompile(`\A[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\
 // An issuer is an Issuer that was read.
 type issuer struct {
 	Issuer
-	algorithms []jose.SignatureAlgorithm
-	identities []identity
-	keys       *keys
-	sessions   *lru[[sha256.Size]byte, struct{}] // tokens that were used before they expired
-	clock      func() time.Time
+	algorithms  []jose.SignatureAlgorithm
+	identities  []identity
+	authorities []byte // what CA has
+	keys        *keys
+	sessions    *lru[[sha256.Size]byte, struct{}] // tokens that were used before they expired
+	clock       func() time.Time
 }
 
 type identity struct {
@@ -59,16 +61,21 @@ func newIssuer(s Issuer, clock func() time.Time) (*issuer, error) {
 	}
 	var roots *x509.CertPool // nil is the system's
 	if s.CA != "" {
-		data, err := readFile(s.CA, false)
-		if err != nil {
+		var err error
+		if i.authorities, err = readFile(s.CA, false); err != nil {
 			return nil, err
 		}
-		if roots = x509.NewCertPool(); !roots.AppendCertsFromPEM(data) {
+		if roots = x509.NewCertPool(); !roots.AppendCertsFromPEM(i.authorities) {
 			return nil, fmt.Errorf("%s has no certificate in it", s.CA)
 		}
 	}
 	i.keys = newKeys(s.Issuer, roots, clock)
 	return i, nil
+}
+
+// same says whether two say the same of an issuer, and have the same authorities vouch for it.
+func (i *issuer) same(other *issuer) bool {
+	return reflect.DeepEqual(i.Issuer, other.Issuer) && bytes.Equal(i.authorities, other.authorities)
 }
 
 // looksLikeJWT tells tokens of issuers from static ones and passwords: three parts, of which the

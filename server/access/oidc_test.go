@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -215,6 +216,47 @@ func TestSession(t *testing.T) {
 	want(t, o, other, access.Push, in("acme/app"), "", "the token has expired")
 	c.pass(40 * time.Minute)
 	want(t, o, used, access.Push, in("acme/app"), "", "the token has expired")
+}
+
+// What is known of an issuer outlasts other settings, and not its own.
+func TestGoOn(t *testing.T) {
+	t.Parallel()
+	c, p := newClock(), newProvider(t)
+	session := func(i *access.Issuer) { i.Session = time.Hour }
+	before := p.open(t, c, session)
+	used, fresh := bearer(p.token(t, c, nil)), bearer(p.token(t, c, map[string]any{"exp": c.time().Add(time.Hour).Unix()}))
+	want(t, before, used, access.Push, in("acme/app"), main, "")
+	p.discovery = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }
+	c.pass(10 * time.Minute)
+	next := func(change func(*access.Issuer)) *access.Own {
+		o := p.open(t, c, func(i *access.Issuer) {
+			session(i)
+			change(i)
+		})
+		o.GoOn(before)
+		return o
+	}
+	o := next(func(*access.Issuer) {})
+	want(t, o, used, access.Push, in("acme/app"), main, "") // it has expired, and its session lasts
+	want(t, o, fresh, access.Push, in("acme/app"), main, "")
+	for _, other := range []struct {
+		what   string
+		change func(*access.Issuer)
+	}{
+		{"session", func(i *access.Issuer) { i.Session++ }},
+		{"audience", func(i *access.Issuer) { i.Audience += "/" }},
+		{"algorithms", func(i *access.Issuer) { i.Algorithms = []string{"ES256"} }},
+		{"identities", func(i *access.Issuer) { i.Identities[0].Subject = "somebody" }},
+		{"file of authorities", func(i *access.Issuer) { i.CA = write(t, read(t, p.ca)) }},
+		{"content of that file", func(*access.Issuer) { rewrite(t, p.ca, read(t, p.ca)+"\n") }}, // the last: it stays so
+	} {
+		o := next(other.change)
+		for what, token := range map[string]access.Credentials{"used": used, "new": fresh} {
+			if subject, err := o.Decide(t.Context(), token, access.Push, in("acme/app")); !errors.Is(err, access.ErrUnavailable) {
+				t.Errorf("another %s, a token that is %s: %q, %v, want %v: nothing is known of this issuer", other.what, what, subject, err, access.ErrUnavailable)
+			}
+		}
+	}
 }
 
 // A new key is fetched when a token has it, a key that is gone ends within the hour, and key ids

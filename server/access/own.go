@@ -108,6 +108,18 @@ func (o *Own) Files() (all []File) {
 	return all
 }
 
+// GoOn has issuers of which the settings are the same as before go on with what is known of them: their
+// keys, so that they may be away, and the tokens whose sessions last. It is called before anybody is let in.
+func (o *Own) GoOn(before *Own) {
+	for _, i := range o.issuers {
+		for _, b := range before.issuers {
+			if i.same(b) {
+				i.keys, i.sessions = b.keys, b.sessions
+			}
+		}
+	}
+}
+
 // Decide is of Access. The ping is answered with a challenge wherever anybody can log in with a
 // password or a token: clients decide by it whether to send theirs later (protocol.md 3.3).
 func (o *Own) Decide(ctx context.Context, c Credentials, a Action, s Scope) (string, error) {

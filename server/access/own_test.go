@@ -61,6 +61,15 @@ func write(t *testing.T, content string) string {
 	return path
 }
 
+func read(t *testing.T, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
 // rewrite puts a file in place whole, as renewals do.
 func rewrite(t *testing.T, path, content string) {
 	t.Helper()
