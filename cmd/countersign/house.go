@@ -113,7 +113,17 @@ func (g *ground) build(ctx context.Context, s settings) (_ *house, err error) {
 	if err := h.openKeys(ctx, s); err != nil {
 		return nil, err
 	}
-	return h, h.assemble(ctx, s)
+	undo, err := h.publishNew(s)
+	if err == nil {
+		err = h.assemble(ctx, s)
+	}
+	if err == nil {
+		err = h.publishNamed(s) // what is published already, too, now that there is nothing left to refuse
+	}
+	if err != nil {
+		undo()
+	}
+	return h, err
 }
 
 func (h *house) assemble(ctx context.Context, s settings) error {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -153,8 +155,6 @@ func (h *house) contained(s settings, metrics prometheus.Registerer) (map[string
 	return keys, nil
 }
 
-// openNamed publishes the public parts beside where a key of the server's own would be, whether a
-// rule names them or not: what they signed once is still served.
 func (h *house) openNamed(s settings) error {
 	h.keys = map[string]signature.Signer{}
 	for name, at := range s.Signing.Keys {
@@ -168,9 +168,6 @@ func (h *house) openNamed(s settings) error {
 			}
 		}
 		h.addKey(name, opened)
-		if err := h.publish(s, name); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -193,9 +190,44 @@ func (h *house) keyFile(s settings, name string) signer.File {
 	}}
 }
 
+// publishNew publishes the keys of which nothing is published yet: policies may name the files. Undo takes them away again.
+func (h *house) publishNew(s settings) (undo func(), err error) {
+	var made []string
+	undo = func() {
+		for _, path := range made {
+			_ = os.Remove(path)
+		}
+	}
+	for name := range s.Signing.Keys {
+		path := published(s, name).public
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := h.publish(s, name); err != nil {
+			return undo, err
+		}
+		made = append(made, path)
+	}
+	return undo, nil
+}
+
+// publishNamed publishes keys whether a rule names them or not: what they signed once is still served.
+func (h *house) publishNamed(s settings) error {
+	for name := range s.Signing.Keys {
+		if err := h.publish(s, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (h *house) publish(s settings, name string) error {
-	published := keyFile{public: filepath.Join(s.Data, "keys", name+".asc")}
-	return published.publish(h.keys[name].Key().Armored())
+	return published(s, name).publish(h.keys[name].Key().Armored())
+}
+
+// published is beside where a key of the server's own would be.
+func published(s settings, name string) keyFile {
+	return keyFile{public: filepath.Join(s.Data, "keys", name+".asc")}
 }
 
 // open opens a key where it is. What is not in a file need not be there yet.
