@@ -10,7 +10,10 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/countersign-dev/countersign/api"
 )
@@ -24,12 +27,15 @@ const mark = "This tree is written by countersign export, which removes from it 
 // ErrForeign is a directory that has files of somebody else's, or another tree.
 var ErrForeign = errors.New("there is something else in it")
 
-// A Writer writes a tree that a web server serves meanwhile. A file is put in place whole and
-// durable; an image's indexes have no hole at any instant, not after a crash either, and nobody who
+// A Writer writes a tree that a web server serves meanwhile. A file is put in place whole, and what it
+// has is durable before; that it is there, or is not any more, is durable after Sync. An image's indexes have no hole at any instant, not after a crash either, and nobody who
 // reads them one after the other, as clients do, misses a signature that stays.
 type Writer struct {
 	*Tree
 	marked *os.File
+
+	mu      sync.Mutex
+	changed map[string]bool // directories since Sync
 }
 
 // NewWriter opens a directory that is empty, or was written before as the same kind of tree; it is
@@ -42,7 +48,7 @@ func NewWriter(directory, kind string) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Writer{Tree: tree}
+	w := &Writer{Tree: tree, changed: map[string]bool{}}
 	if err := w.claim(mark + kind + "\n"); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", directory, err), tree.Close())
 	}
@@ -140,6 +146,46 @@ func goal(have, contents [][]byte) [][]byte {
 	return goal
 }
 
+// syncers is how many directories are made durable at a time: the disk does them together.
+const syncers = 16
+
+// Sync makes durable what was put and trimmed since it was called last, by an fsync for each directory
+// that changed: so it is for the end of many changes, not for each of them. Nobody puts meanwhile.
+func (w *Writer) Sync() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var group errgroup.Group
+	group.SetLimit(syncers)
+	for directory := range w.changed {
+		group.Go(func() error { return w.sync(directory) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	clear(w.changed)
+	return nil
+}
+
+func (w *Writer) sync(directory string) error {
+	d, err := w.open(directory)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it was removed, which is a change of the one above
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// touch notes that a directory changes, and those above, which may be made or removed with it.
+func (w *Writer) touch(directory string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for ; !w.changed[directory]; directory = path.Dir(directory) {
+		w.changed[directory] = true
+	}
+}
+
 // Trim takes away what is behind the first n files, from the end.
 func (w *Writer) Trim(directory string, n int) error {
 	indexes, err := w.indexes(directory)
@@ -147,6 +193,7 @@ func (w *Writer) Trim(directory string, n int) error {
 		return err
 	}
 	for i := len(indexes) - 1; i >= 0 && indexes[i] > n; i-- {
+		w.touch(directory)
 		if err := w.root.Remove(path.Join(directory, api.SignatureName(indexes[i]))); err != nil {
 			return err
 		}
@@ -191,6 +238,7 @@ func (w *Writer) have(directory string) (contents [][]byte, err error) {
 const temporary = ".new-"
 
 func (w *Writer) replace(directory string, index int, content []byte) error {
+	w.touch(directory)
 	name := path.Join(directory, api.SignatureName(index))
 	next := path.Join(directory, temporary+strconv.Itoa(index))
 	f, err := w.root.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
@@ -217,6 +265,7 @@ func (w *Writer) remove(directory string, n int) error {
 	if err := w.Trim(directory, 0); err != nil {
 		return err
 	}
+	w.touch(directory) // it may have been empty already
 	for d := directory; d != "." && d != "/"; d = path.Dir(d) {
 		err := w.root.Remove(d)
 		if errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EEXIST) || errors.Is(err, fs.ErrNotExist) {

@@ -94,6 +94,9 @@ func (e *exporting) all(ctx context.Context) error {
 	if err == nil {
 		err = e.sweep(ctx)
 	}
+	if err == nil {
+		err = e.tree.Sync()
+	}
 	e.progress.clear()
 	if err != nil {
 		return err
@@ -231,6 +234,7 @@ func (e *exporting) trimAll(ctx context.Context) error {
 	return e.trim(time.Now())
 }
 
+// trim ends what is due, and has all that was done outlast a power failure.
 func (e *exporting) trim(now time.Time) error {
 	for len(e.trims) > 0 && !e.trims[0].due.After(now) {
 		if err := e.tree.Trim(e.trims[0].path, e.trims[0].n); err != nil {
@@ -238,7 +242,7 @@ func (e *exporting) trim(now time.Time) error {
 		}
 		e.trims = e.trims[1:]
 	}
-	return nil
+	return e.tree.Sync()
 }
 
 // follow writes everything, and then what the audit trail says has changed since before.
