@@ -90,6 +90,7 @@ func export(ctx context.Context, t terminal, args []string) error {
 func (e *exporting) all(ctx context.Context) error {
 	began := time.Now()
 	e.images, e.signatures, e.written, e.removed, e.seen = 0, 0, 0, 0, map[string]struct{}{}
+	e.trims = nil // what is there twice is met again, maybe with another list than the one that waited
 	err := e.write(ctx)
 	if err == nil {
 		err = e.sweep(ctx)
