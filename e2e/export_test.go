@@ -215,10 +215,16 @@ func TestExportFollows(t *testing.T) {
 	is("the first one gone", 2)
 
 	s.stop(t)
+	if _, err := f.said.await(context.Background(), regexp.MustCompile("waiting for the server")); err != nil {
+		t.Fatalf("it does not tell that the server is away: %v\n%s", err, f.said)
+	}
 	again := s.again(t)
 	again.tag(t, i, "ns/app", "v1")
 	again.upload(t, "ns/app", i.digest(), sign(t, "alice", reference, i.digest())).want(t, 201)
 	is("it follows a server that was started again", 4)
+	if got := f.said.String(); strings.Count(got, "waiting for the server") != 1 || strings.Count(got, "the server is back") != 1 {
+		t.Errorf("it told not once that the server is away, and once that it is back:\n%s", got)
+	}
 
 	f.kill()
 	write(t, filepath.Join(tree, treePath("ns/app", i.digest()), ".new-9"), "half")

@@ -26,6 +26,7 @@ func audit(ctx context.Context, t terminal, args []string) error {
 		return err
 	}
 	trail := &auditing{c: c, t: t, follow: *follow, asJSON: *asJSON}
+	trail.patience = &patience{tell: trail.tell}
 	return trail.run(ctx)
 }
 
@@ -34,8 +35,11 @@ type auditing struct {
 	c              *client
 	t              terminal
 	follow, asJSON bool
-	begun, away    bool // the server has answered; it does not now
+	patience       *patience
 }
+
+// tell says something that is no error.
+func (a *auditing) tell(what string) { fmt.Fprintf(a.t.stderr, "countersign audit: %s\n", what) }
 
 func (a *auditing) run(ctx context.Context) error {
 	for after := ""; ; {
@@ -46,13 +50,14 @@ func (a *auditing) run(ctx context.Context) error {
 		case ctx.Err() != nil && a.follow:
 			return nil
 		case err != nil && after != "" && lostPlace(err) && a.follow:
-			fmt.Fprintln(a.t.stderr, "countersign audit: the audit trail is another than before, as after a backup was restored; showing it from its beginning")
+			a.tell("the audit trail is another than before, as after a backup was restored; showing it from its beginning")
 			after = ""
 			continue
 		case err != nil && !a.outlasts(err):
 			return err
 		case err == nil:
-			a.begun, a.away, after = true, false, page.Next
+			a.patience.answered()
+			after = page.Next
 		}
 		for _, r := range page.Records {
 			if err := printRecord(a.t, r, a.asJSON); err != nil {
@@ -74,16 +79,9 @@ func (a *auditing) run(ctx context.Context) error {
 }
 
 // outlasts says whether to go on although the server does not answer: it may be started anew, and
-// what it records from then on is wanted. It tells so once.
+// what it records from then on is wanted. One that has never answered is not waited for.
 func (a *auditing) outlasts(err error) bool {
-	if !a.follow || !a.begun || !passing(err) {
-		return false
-	}
-	if !a.away {
-		fmt.Fprintf(a.t.stderr, "countersign audit: %v\nwaiting for the server\n", err)
-	}
-	a.away = true
-	return true
+	return a.follow && a.patience.begun && a.patience.outlasts(err)
 }
 
 func printRecord(t terminal, r api.AuditRecord, asJSON bool) error {

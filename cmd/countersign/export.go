@@ -35,7 +35,7 @@ type exporting struct {
 	t        terminal
 	host     string // empty: all, each in a directory of its own
 	known    string // the name that the server keeps that host's images under
-	patience time.Duration
+	patience *patience
 	tree     *lookaside.Writer
 	progress *progress
 
@@ -54,7 +54,8 @@ type trim struct {
 func export(ctx context.Context, t terminal, args []string) error {
 	flags := newFlags("export", exportText)
 	flags.arguments, flags.more = "DIR", "REFERENCE"
-	e := &exporting{c: clientFlags(flags.FlagSet), t: t, progress: newProgress(t.stderr), patience: importPatience}
+	e := &exporting{c: clientFlags(flags.FlagSet), t: t, progress: newProgress(t.stderr)}
+	e.patience = &patience{most: importPatience, tell: e.tell}
 	flags.StringVar(&e.host, "host", "", "`host[:port]` whose tree it is; empty: all, each below a directory of its name")
 	configMap := flags.Bool("configmap", false, "write to standard output what OpenShift's update operator reads, of images of `release` that\nare named, by tag or digest, instead of DIR")
 	follow := flags.Bool("follow", false, "go on with what changes from now on, until interrupted")
@@ -77,13 +78,19 @@ func export(ctx context.Context, t terminal, args []string) error {
 	}
 	defer e.tree.Close()
 	if *follow {
-		e.patience = forever // the tree stands in for the server while it is away
+		e.patience.most = forever // the tree stands in for the server while it is away
 		return e.follow(ctx)
 	}
 	if err := e.all(ctx); err != nil {
 		return fmt.Errorf("%w\nhint: what was written is whole; run the same command again to go on", err)
 	}
 	return e.trimAll(ctx)
+}
+
+// tell says something that is no error.
+func (e *exporting) tell(what string) {
+	e.progress.clear()
+	fmt.Fprintf(e.t.stderr, "countersign export: %s\n", what)
 }
 
 // all brings the whole tree up to date, and says what it did.
@@ -215,8 +222,7 @@ func (e *exporting) sweep(ctx context.Context) error {
 		e.collect(p)
 		return err
 	}, func(path string, reason error) {
-		e.progress.clear()
-		fmt.Fprintf(e.t.stderr, "countersign export: %s is not of this tree: %v\n", path, reason)
+		e.tell(fmt.Sprintf("%s is not of this tree: %v", path, reason))
 	})
 }
 
@@ -262,7 +268,7 @@ func (e *exporting) follow(ctx context.Context) error {
 		case !lostPlace(err):
 			return err
 		}
-		fmt.Fprintln(e.t.stderr, "countersign export: the audit trail is another than before, as after a backup was restored; writing everything again")
+		e.tell("the audit trail is another than before, as after a backup was restored; writing everything again")
 	}
 }
 

@@ -48,7 +48,7 @@ func newExported(t *testing.T) *exported {
 	t.Cleanup(func() { _ = tree.Close() })
 	e.exporting = &exporting{
 		c: &client{server: server.URL}, t: terminal{stdout: said, stderr: said},
-		host: "localhost", patience: importPatience, tree: tree, progress: newProgress(said),
+		host: "localhost", patience: &patience{most: importPatience, tell: func(string) {}}, tree: tree, progress: newProgress(said),
 	}
 	return e
 }

@@ -32,6 +32,7 @@ type importing struct {
 	t        terminal
 	host     string // of images whose host nothing else tells; empty: the server's own
 	dry      bool
+	patience *patience
 	progress *progress
 	tally    *tally
 }
@@ -50,6 +51,7 @@ func importLookaside(ctx context.Context, t terminal, args []string) error {
 	flags := newFlags("import", importText)
 	flags.arguments, flags.more = "DIR|URL", "REFERENCE"
 	i := &importing{c: clientFlags(flags.FlagSet), t: t, progress: newProgress(t.stderr)}
+	i.patience = &patience{most: importPatience, tell: func(string) {}} // who ask side by side would say it by turns
 	flags.StringVar(&i.host, "host", "", "`host[:port]` of the images, if it is not the server's own")
 	hosts := flags.Bool("hosts", false, "the tree has a directory for each host, as countersign export writes it")
 	file := flags.String("references", "", "`FILE` with references, one a line; - is standard input")
@@ -158,7 +160,7 @@ func (i *importing) send(ctx context.Context, item importItem, request api.Impor
 		return nil
 	}
 	var answer api.ImportAnswer
-	if err := i.c.persist(ctx, importPatience, http.MethodPost, api.ImportPath, request, &answer); err != nil {
+	if err := i.c.persist(ctx, i.patience, http.MethodPost, api.ImportPath, request, &answer); err != nil {
 		return fmt.Errorf("%s: %w", item.where, err)
 	}
 	if len(answer.Results) != len(indexes) {
