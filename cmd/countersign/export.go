@@ -265,7 +265,7 @@ func (e *exporting) follow(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case !lostPlace(err):
+		case !e.patience.begun || !lostPlace(err): // no place is lost where there never was one
 			return err
 		}
 		e.tell("the audit trail is another than before, as after a backup was restored; writing everything again")

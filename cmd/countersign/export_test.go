@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -95,5 +97,25 @@ func TestExportRestored(t *testing.T) {
 	}
 	if got := e.has(t); got != "a b c" {
 		t.Errorf("after it is trimmed the tree has %q, want what is served, %q", got, e.words)
+	}
+}
+
+// What refuses the first question, as a server does that is asked for http and speaks https, is not asked
+// again and again.
+func TestExportRefused(t *testing.T) {
+	t.Parallel()
+	e := newExported(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var asked atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked.Add(1) > 1 {
+			cancel()
+		}
+		w.WriteHeader(http.StatusBadRequest)
+	}))
+	t.Cleanup(server.Close)
+	e.c = &client{server: server.URL}
+	if err := e.follow(ctx); err == nil || !strings.Contains(err.Error(), "400") || asked.Load() != 1 {
+		t.Errorf("asked %d times: %v, want the refusal at once", asked.Load(), err)
 	}
 }
