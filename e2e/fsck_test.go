@@ -3,7 +3,10 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -69,7 +72,13 @@ func TestFsck(t *testing.T) {
 	list := s.signatures(t, "ns/app", i.digest())
 	s.stop(t)
 	shows(t, s.fsck(t, 0), "7 signatures of 3 images: 0 wrong, 0 repaired")
-	shows(t, refusal(t, "fsck", "-data", filepath.Join(s.data, "none")), "no such file", "hint")
+	s.lacking(t, filepath.Join("signatures", "signatures.db"), func() {
+		shows(t, s.fsck(t, 1), "signatures.db: no such file", "hint", "backup")
+	})
+	s.lacking(t, "trusted", func() { shows(t, s.fsck(t, 1), "key is not known: "+fingerprintOf(t, "alice"), "4 wrong, 0 repaired") })
+	none := filepath.Join(s.data, "none")
+	shows(t, refusal(t, "fsck", "-data", none), "no such file", "hint")
+	missing(t, none)
 
 	s.spoil(t, "contents", func(_, value []byte) []byte {
 		if bytes.Equal(value, list[1].Content) {
@@ -103,6 +112,27 @@ func TestFsck(t *testing.T) {
 	reference := s.address + "/ns/app:v1"
 	back.wantSigned(t, "ns/app", i.digest(), "server "+reference, "alice "+reference, "alice "+reference, "carol "+reference)
 	shows(t, back.cli(t, 0, "audit"), "dropped by countersign fsck "+s.address+"/ns/app@"+i.digest()+" (it did not read)")
+}
+
+// lacking puts a part of a stopped server's data away meanwhile. It must not be made anew.
+func (s *server) lacking(t *testing.T, part string, meanwhile func()) {
+	t.Helper()
+	path := filepath.Join(s.data, part)
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	meanwhile()
+	missing(t, path)
+	if err := os.Rename(path+".away", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func missing(t *testing.T, path string) {
+	t.Helper()
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is there, and nothing should be: %v", path, err)
+	}
 }
 
 // TestFsckKilled kills a repair on its way. What was mended stays, and the next one ends it. With both

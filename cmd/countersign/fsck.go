@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -56,14 +57,13 @@ func fsck(ctx context.Context, t terminal, args []string) error {
 		return err
 	}
 	c := &checking{t: t, repair: *repair, progress: newProgress(t.stderr), damaged: map[api.Image]map[string]error{}, mended: map[api.Image]bool{}}
-	h := &house{ground: &ground{log: logger(t.stderr, slog.LevelInfo)}, live: map[string]*admission.Live{}}
-	if c.ring, err = h.knownKeys(s); err != nil {
+	log := logger(t.stderr, slog.LevelInfo)
+	if c.store, err = openStored(ctx, s, log, c.tell); err != nil {
 		return err
 	}
-	if c.store, err = openStored(ctx, s, h.log, c.tell); err != nil {
-		return err
+	if c.ring, err = knownKeys(s, log); err == nil {
+		err = c.run(ctx)
 	}
-	err = c.run(ctx)
 	return errors.Join(err, c.store.Close())
 }
 
@@ -93,8 +93,8 @@ func storedSettings(file, data string, at storeAt) (settings, error) {
 func openStored(ctx context.Context, s settings, log *slog.Logger, damaged func(api.Image, string, error)) (keptStore, error) {
 	s.Store.Stale, s.Store.Keep, s.Store.settle = 0, "", true
 	if !s.Store.remote() {
-		if _, err := os.Stat(s.Store.Directory); err != nil {
-			return nil, fmt.Errorf("%w\nhint: -config or -data says where the store is", err)
+		if _, err := os.Stat(filepath.Join(s.Store.Directory, "signatures.db")); err != nil {
+			return nil, fmt.Errorf("%w\nhint: -config or -data says where the store is; one that is gone comes back from a backup", err)
 		}
 	}
 	return s.openStore(ctx, log, nil, damaged)
@@ -102,13 +102,14 @@ func openStored(ctx context.Context, s settings, log *slog.Logger, damaged func(
 
 // knownKeys are those whose signatures the server keeps: of uploaders, and its own, whose public
 // parts lie beside its data.
-func (h *house) knownKeys(s settings) (*signature.Keyring, error) {
+func knownKeys(s settings, log *slog.Logger) (*signature.Keyring, error) {
 	var rings []*signature.Keyring
-	if _, err := h.door(s); err != nil {
+	admitted, err := uploaders(s, log)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if p := h.live["admission"].Policy(); p != nil {
-		rings = append(rings, p.Keyring())
+	case admitted != nil:
+		rings = append(rings, admitted.Policy().Keyring())
 	}
 	published, err := filepath.Glob(filepath.Join(s.Data, "keys", "*.asc"))
 	if err != nil {
@@ -126,6 +127,18 @@ func (h *house) knownKeys(s settings) (*signature.Keyring, error) {
 		rings = append(rings, own)
 	}
 	return signature.Join(rings...), nil
+}
+
+// uploaders are those of the admission policy, or of the trusted directory. nil: there is none, and a check
+// does not make it.
+func uploaders(s settings, log *slog.Logger) (*admission.Live, error) {
+	if s.Admission.Policy != "" {
+		return admission.OpenPolicy(s.Admission.Policy, log)
+	}
+	if _, err := os.Stat(s.Admission.Trusted); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return admission.OpenTrusted(s.Admission.Trusted, s.Hosts, log)
 }
 
 func (c *checking) tell(image api.Image, name string, err error) {
