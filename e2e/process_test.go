@@ -66,6 +66,34 @@ func TestSecondSignal(t *testing.T) {
 	s.ended(t, -1)
 }
 
+// TestHangup reloads a server that still waits for its database: it goes on, and reads its files again as
+// soon as it has any.
+func TestHangup(t *testing.T) {
+	t.Parallel()
+	database, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = database.Close() })
+	if err := database.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	s := launch(t, filepath.Join(t.TempDir(), "data"), func(*exec.Cmd) {}, "-sign-on", "none",
+		"-config", config(t, fmt.Sprintf("store: {database: 'postgres://u@%s/x?sslmode=disable', timeout: 2s}\n", database.Addr())))
+	silent, err := database.Accept()
+	if err != nil {
+		t.Fatalf("the server does not ask its database: %v", err)
+	}
+	t.Cleanup(func() { _ = silent.Close() })
+	if err := s.command.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	s.locate(t)
+	if n := strings.Count(s.stderr.String(), "policy read"); n != 2 {
+		t.Errorf("the policy was read %d times, want at the start and for SIGHUP:\n%s", n, s.stderr)
+	}
+}
+
 func dials(address string) bool {
 	conn, err := net.Dial("tcp", address)
 	if err == nil {

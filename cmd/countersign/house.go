@@ -266,20 +266,27 @@ func (h *house) watch(ctx context.Context, metrics prometheus.Registerer) {
 			return 1
 		}))
 	}
-	onHangup(ctx, func() {
-		for _, live := range h.live {
-			live.Reload()
-		}
-		for _, file := range slices.Concat(h.ground.files, h.files) {
-			file.Reload()
-		}
-	})
+	onHangup(ctx, hangups(), h.reload)
+}
+
+func (h *house) reload() {
+	for _, live := range h.live {
+		live.Reload()
+	}
+	for _, file := range slices.Concat(h.ground.files, h.files) {
+		file.Reload()
+	}
+}
+
+// hangups takes each SIGHUP from now on, and keeps one until somebody asks: taken by nobody it ends the process.
+func hangups() chan os.Signal {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	return hangup
 }
 
 // onHangup does something at each SIGHUP until ctx ends.
-func onHangup(ctx context.Context, do func()) {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
+func onHangup(ctx context.Context, hangup chan os.Signal, do func()) {
 	go func() {
 		defer signal.Stop(hangup)
 		for {

@@ -23,6 +23,7 @@ const drain = 30 * time.Second
 
 // serve listens before it makes anything, so that an address in use costs nothing.
 func serve(ctx context.Context, t terminal, args []string) error {
+	hangup := hangups()
 	s, err := readSettings(t, args)
 	if err != nil {
 		return err
@@ -51,6 +52,11 @@ func serve(ctx context.Context, t terminal, args []string) error {
 		return err
 	}
 	defer g.close()
+	select {
+	case <-hangup: // while there was nobody yet to read anything again
+		g.current.Load().reload()
+	default:
+	}
 	g.log.Info("listening", "address", main.Addr().String(), "debug", debug.Addr().String(), "tls", g.tls != nil, "hosts", s.Hosts)
 	if isTerminal(t.stdout) {
 		g.current.Load().welcome(t.stdout, s)

@@ -25,6 +25,7 @@ was revoked there signs nothing any more.`
 
 // serveSigner is "countersign signer".
 func serveSigner(ctx context.Context, t terminal, args []string) error {
+	hangup := hangups()
 	flags := newFlags("signer", signerText)
 	key := flags.String("key", "", "private key `FILE`, armored or binary")
 	passphrase := flags.String("passphrase-file", "", "`FILE` with the passphrase of the key, if it has one")
@@ -54,7 +55,7 @@ func serveSigner(ctx context.Context, t terminal, args []string) error {
 	if err := s.Key().MaySign(time.Now()); err != nil {
 		return err
 	}
-	onHangup(ctx, s.Reload)
+	onHangup(ctx, hangup, s.Reload)
 	listener, err := signer.Listen(place, log)
 	if err != nil {
 		return err
