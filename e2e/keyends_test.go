@@ -54,6 +54,27 @@ func TestRevoke(t *testing.T) {
 	}
 }
 
+// TestRevokeAsc ends private keys whose files have the name that public parts have, as it was given or
+// came later.
+func TestRevokeAsc(t *testing.T) {
+	t.Parallel()
+	need(t, "gpg")
+	for _, made := range []string{"release.asc", "release.key"} {
+		dir := t.TempDir()
+		private, public := filepath.Join(dir, "release.asc"), filepath.Join(dir, "release.pub.asc")
+		runs(t, "keys", "generate", filepath.Join(dir, made))
+		if err := os.Rename(filepath.Join(dir, made), private); err != nil {
+			t.Fatal(err)
+		}
+		shows(t, runs(t, "keys", "revoke", "-reason", "retired", private), public)
+		for path, want := range map[string]string{private: "sec:r:", public: "pub:r:"} {
+			if shown := string(gpg(t, []byte(read(t, path)), "--with-colons", "--show-keys")); !strings.Contains(shown, want) {
+				t.Errorf("made as %s: gpg shows %s without %q:\n%s", made, path, want, shown)
+			}
+		}
+	}
+}
+
 // TestExpires lets the server's key end while it runs, by stock gpg: what was signed stays there, nothing
 // is signed any more, nodes refuse, and all who look are told. Extended it is as it was.
 func TestExpires(t *testing.T) {

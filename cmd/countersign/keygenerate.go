@@ -15,7 +15,7 @@ import (
 )
 
 const generateText = `Make a private key in FILE, for signing.keys or countersign signer, and its public part beside it, in
-FILE with .asc for its extension. The default, rsa3072, is what every client reads.`
+FILE with .asc for its extension, or .pub.asc where it has that. The default, rsa3072, is what every client reads.`
 
 // generateKey is "countersign keys generate".
 func generateKey(_ context.Context, t terminal, args []string) error {
@@ -102,7 +102,11 @@ func linkNew(temporary *os.File, path string) error {
 
 // publicBeside is where the public part of a private key is kept.
 func publicBeside(private string) string {
-	return strings.TrimSuffix(private, filepath.Ext(private)) + ".asc"
+	name := strings.TrimSuffix(private, filepath.Ext(private))
+	if name+".asc" == private {
+		return name + ".pub.asc"
+	}
+	return name + ".asc"
 }
 
 // lifetime reads days or hours from now, or a day.
