@@ -81,7 +81,8 @@ func TestTrust(t *testing.T) {
 		return s.upload(t, repository, i.digest(), sign(t, name, s.address+"/"+repository+":v1", i.digest()))
 	}
 	upload(s, "alice", "ns/app").refused(t, 403, "DENIED")
-	runs(t, "keys", "trust", filepath.Join(keys, "alice.asc"), "-data", s.data)
+	elsewhere := config(t, "data: "+t.TempDir()+"\n") // a flag wins over the file
+	runs(t, "keys", "trust", filepath.Join(keys, "alice.asc"), "-data", s.data, "-config", elsewhere)
 	upload(s, "alice", "ns/app").want(t, 201)
 	s.stop(t)
 

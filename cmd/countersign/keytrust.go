@@ -33,7 +33,7 @@ func trustKey(_ context.Context, t terminal, args []string) error {
 	flags := newFlags("keys trust", trustText)
 	flags.arguments = "FILE"
 	var w trusting
-	flags.StringVar(&w.data, "data", defaults().Data, "the server's `directory`")
+	flags.StringVar(&w.data, "data", "", "the server's `directory` (default: that of -config, or countersign-data)")
 	flags.StringVar(&w.config, "config", "", "the server's settings `FILE`, which says where its admission policy is")
 	flags.StringVar(&w.policy, "policy", "", "the admission policy `FILE` (default: that of -config, or admission.json in -data)")
 	flags.StringVar(&w.scope, "scope", "", "for which images: `host`, host/namespace, host/namespace/name, or that with :tag")
@@ -67,11 +67,13 @@ func trustKey(_ context.Context, t terminal, args []string) error {
 // place finds the policy file and the trusted directory of the server.
 func (w *trusting) place() (trusted string, err error) {
 	s := defaults()
-	s.Data = w.data
 	if w.config != "" {
 		if err := s.load(w.config); err != nil {
 			return "", err
 		}
+	}
+	if w.data != "" {
+		s.Data = w.data
 	}
 	configured := s.Admission.Policy
 	s.place()
