@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/countersign-dev/countersign/api"
 )
@@ -44,9 +46,9 @@ func sign(ctx context.Context, t terminal, args []string) error {
 	}
 	s.progress.clear()
 	if s.failed > 0 {
-		return fmt.Errorf("%d of %d could not be signed", s.failed, s.asked)
+		return errors.Join(fmt.Errorf("%d of %d could not be signed", s.failed, s.asked), s.unsaid)
 	}
-	return ctx.Err()
+	return errors.Join(ctx.Err(), s.unsaid)
 }
 
 // An asker asks for one signature after the other, and counts.
@@ -56,7 +58,8 @@ type asker struct {
 	asJSON        bool
 	progress      *progress
 	asked, failed int
-	expected      int // at least
+	unsaid        error // why what was signed could not be written down, at first
+	expected      int   // at least
 }
 
 func (s *asker) allTags(ctx context.Context, repository string) error {
@@ -90,24 +93,27 @@ func (s *asker) sign(ctx context.Context, ref string) {
 		s.failed++
 		fmt.Fprintf(s.t.stderr, "%s: %v\n", ref, err)
 	case s.asJSON:
-		_ = json.NewEncoder(s.t.stdout).Encode(result) // a terminal that is gone is nobody to tell
+		s.unsaid = cmp.Or(s.unsaid, json.NewEncoder(s.t.stdout).Encode(result))
 	default:
-		printSigned(s.t.stdout, result)
+		s.unsaid = cmp.Or(s.unsaid, printSigned(s.t.stdout, result))
 	}
 	s.progress.show(func() string {
 		return fmt.Sprintf("%s of %s signed", count(s.asked-s.failed), count(max(s.expected, s.asked)))
 	})
 }
 
-func printSigned(w io.Writer, result api.SignResult) {
+func printSigned(w io.Writer, result api.SignResult) error {
+	var out strings.Builder
 	for _, sig := range result.Signatures {
 		what := "signed"
 		if !sig.Made {
 			what = "was signed"
 		}
-		fmt.Fprintf(w, "%s %s as %s with key %s\n", what, sig.Digest, sig.Reference, sig.Fingerprint)
+		fmt.Fprintf(&out, "%s %s as %s with key %s\n", what, sig.Digest, sig.Reference, sig.Fingerprint)
 	}
 	if result.Queued {
-		fmt.Fprintf(w, "queued: the rest of %s is signed later; countersign queue shows it\n", result.Reference)
+		fmt.Fprintf(&out, "queued: the rest of %s is signed later; countersign queue shows it\n", result.Reference)
 	}
+	_, err := io.WriteString(w, out.String())
+	return err
 }
