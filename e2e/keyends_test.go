@@ -75,6 +75,21 @@ func TestRevokeAsc(t *testing.T) {
 	}
 }
 
+// TestPrivateKeyStays has a private key where the server publishes its public part: it is refused, and
+// stays what it is.
+func TestPrivateKeyStays(t *testing.T) {
+	t.Parallel()
+	data := t.TempDir()
+	private := filepath.Join(data, "keys", "release.asc")
+	runs(t, "keys", "generate", private)
+	before := read(t, private)
+	shows(t, refusal(t, "serve", "-data", data, "-listen", "127.0.0.1:0", "-debug-listen", "127.0.0.1:0",
+		"-config", config(t, "signing: {keys: {release: {file: "+private+"}}}\n")), "signing.keys.release.file is "+private, "release.key")
+	if read(t, private) != before {
+		t.Errorf("the private key was written over:\n%s", read(t, private))
+	}
+}
+
 // TestExpires lets the server's key end while it runs, by stock gpg: what was signed stays there, nothing
 // is signed any more, nodes refuse, and all who look are told. Extended it is as it was.
 func TestExpires(t *testing.T) {

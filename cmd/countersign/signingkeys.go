@@ -221,13 +221,26 @@ func (h *house) publishNamed(s settings) error {
 	return nil
 }
 
+// publish writes a key's public part for nodes, over none of the private ones.
 func (h *house) publish(s settings, name string) error {
-	return published(s, name).publish(h.keys[name].Key().Armored())
+	file := published(s, name)
+	for other, at := range s.Signing.Keys {
+		if sameFile(at.File, file.public) {
+			return fmt.Errorf("signing.keys.%s.file is %s, over which the public part of %s would be written\nhint: move it to another name, as %[1]s.key", other, at.File, name)
+		}
+	}
+	return file.publish(h.keys[name].Key().Armored())
 }
 
 // published is beside where a key of the server's own would be.
 func published(s settings, name string) keyFile {
 	return keyFile{public: filepath.Join(s.Data, "keys", name+".asc")}
+}
+
+func sameFile(a, b string) bool {
+	one, err := os.Stat(a)
+	other, otherErr := os.Stat(b)
+	return err == nil && otherErr == nil && os.SameFile(one, other)
 }
 
 // open opens a key where it is. What is not in a file need not be there yet.
