@@ -143,7 +143,8 @@ func (l *Ledger) agree(ctx context.Context) error {
 	err := l.catchUp(ctx)
 	if errors.Is(err, store.ErrCursor) {
 		l.c.Log.Warn("the audit trail does not go on where the withdrawals file ends, as after a backup was restored", "file", l.c.File)
-		l.after, err = "", nil
+		l.after = ""
+		err = l.skip(ctx)
 	}
 	if err != nil && !errors.Is(err, store.ErrHeld) {
 		return err
@@ -153,7 +154,7 @@ func (l *Ledger) agree(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := l.skip(ctx); err != nil && !errors.Is(err, store.ErrHeld) {
+	if err := l.catchUp(ctx); err != nil && !errors.Is(err, store.ErrHeld) {
 		return err
 	}
 	return l.adopt(ctx)
@@ -174,13 +175,17 @@ func (l *Ledger) agreeAtLast(ctx context.Context) error {
 
 // restore gives the store what it lacks of one image, unless the end of the trail is held: that may say why.
 func (l *Ledger) restore(ctx context.Context, image api.Image, held error) error {
-	e := l.entries[image]
-	set, err := l.c.Store.Get(ctx, image)
+	set, err := l.get(ctx, image)
 	if err != nil {
 		return err
 	}
-	missing := slices.DeleteFunc(slices.Clone(e.Withdrawn), func(wd store.Withdrawal) bool { return hasID(set.Withdrawn, wd.ID) })
-	extra := slices.DeleteFunc(slices.Clone(set.Withdrawn), func(wd store.Withdrawal) bool { return !slices.Contains(e.Lifted, wd.ID) })
+	lifted := l.entries[image].Lifted
+	extra := slices.DeleteFunc(slices.Clone(set.Withdrawn), func(wd store.Withdrawal) bool { return !slices.Contains(lifted, wd.ID) })
+	missing := l.missing(image, set)
+	if len(missing) > 0 && held == nil { // what was lifted since the trail was read is in it now
+		held = l.catchUp(ctx)
+		missing = l.missing(image, set)
+	}
 	record := store.Record{Time: l.c.Clock(), Subject: "countersign", Image: image, Reason: "the store lacked it and the withdrawals file has it"}
 	for _, change := range []store.Change{{Withdraw: missing}, {Lift: extra}} {
 		n := len(change.Withdraw) + len(change.Lift)
@@ -201,11 +206,25 @@ func (l *Ledger) restore(ctx context.Context, image api.Image, held error) error
 	return nil
 }
 
+// missing is what an image has withdrawn by the file, and not by this set.
+func (l *Ledger) missing(image api.Image, set store.Set) []store.Withdrawal {
+	return slices.DeleteFunc(slices.Clone(l.entries[image].Withdrawn), func(wd store.Withdrawal) bool { return hasID(set.Withdrawn, wd.ID) })
+}
+
+// get is what an image has now. What it had when the store was last there is not to be written down.
+func (l *Ledger) get(ctx context.Context, image api.Image) (store.Set, error) {
+	set, err := l.c.Store.Get(ctx, image)
+	if err == nil && !set.AsOf.IsZero() {
+		err = fmt.Errorf("%w: what is known of %s is of %s", store.ErrUnavailable, image, set.AsOf.UTC().Format(time.RFC3339))
+	}
+	return set, err
+}
+
 func hasID(withdrawn []store.Withdrawal, id string) bool {
 	return slices.ContainsFunc(withdrawn, func(wd store.Withdrawal) bool { return wd.ID == id })
 }
 
-// skip goes to the end of the trail: what stands there is in the file, or will be adopted.
+// skip goes to the end of a trail that the file is not of: what is lifted there was lifted before.
 func (l *Ledger) skip(ctx context.Context) error {
 	for {
 		records, next, err := l.c.Store.Records(ctx, l.after, 1000)
@@ -301,7 +320,7 @@ func (l *Ledger) catchUp(ctx context.Context) error {
 // observe writes down what an image has withdrawn now. What is not there any more was lifted, if
 // something was; if nothing was, it has been lost, and stays in the file.
 func (l *Ledger) observe(ctx context.Context, image api.Image, lifted bool) error {
-	set, err := l.c.Store.Get(ctx, image)
+	set, err := l.get(ctx, image)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -215,6 +216,79 @@ func TestLedgerHeld(t *testing.T) {
 	}
 	l.open(s)
 	l.wants(s, "lifted, with the end of the trail there")
+}
+
+// A meanwhile does something once, before or after it is asked for the nth time what an image has.
+type meanwhile struct {
+	store.Store
+	n     int // from 0
+	first bool
+	do    func()
+}
+
+func (m *meanwhile) Get(ctx context.Context, image api.Image) (store.Set, error) {
+	n := m.n
+	m.n--
+	if n == 0 && m.first {
+		m.do()
+	}
+	set, err := m.Store.Get(ctx, image)
+	if n == 0 && !m.first {
+		m.do()
+	}
+	return set, err
+}
+
+// What another server lifts while a ledger opens is lifted, now and at the next start.
+func TestLedgerLiftedMeanwhile(t *testing.T) {
+	t.Parallel()
+	for n := range 6 {
+		for _, first := range []bool{true, false} {
+			l := newLedgerTest(t)
+			s := l.store()
+			l.do(s, store.Change{Withdraw: tombstone("a")})
+			l.open(s)
+			m := &meanwhile{s, n, first, func() { l.do(s, store.Change{Lift: tombstone("a")}) }}
+			ledger := l.open(m)
+			if m.n >= 0 {
+				if n < 2 {
+					t.Fatalf("the ledger opened with %d looks at the image, want some", n-m.n)
+				}
+				continue
+			}
+			step := fmt.Sprintf("lifted at look %d, before it: %t", n, first)
+			l.wants(s, step)
+			l.do(s, store.Change{Withdraw: tombstone("b")})
+			l.caughtUp(ledger)
+			l.open(s)
+			l.wants(s, step+", started again", "b")
+		}
+	}
+}
+
+// What was known of an image when the store was last there is not written down as what it has.
+func TestLedgerOldAnswer(t *testing.T) {
+	t.Parallel()
+	l := newLedgerTest(t)
+	s := l.store()
+	ledger := l.open(s)
+	ledger.c.Store = old{s}
+	l.do(s, store.Change{Withdraw: tombstone("a")})
+	if err := ledger.catchUp(t.Context()); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("with a store that says what was: %v, want %v", err, store.ErrUnavailable)
+	}
+	ledger.c.Store = s
+	l.caughtUp(ledger)
+	other := l.store()
+	l.open(other)
+	l.wants(other, "another store, when the first was there again", "a")
+}
+
+// An old is a store that is away, of which is known that it was empty.
+type old struct{ store.Store }
+
+func (old) Get(context.Context, api.Image) (store.Set, error) {
+	return store.Set{AsOf: time.Unix(1, 0)}, nil
 }
 
 // A crash in the middle of a line loses nothing; a damaged file stops the start.
