@@ -17,7 +17,7 @@ const maxBatch = 1000
 // being written are in the next. A lone writer waits for nobody; where the last one had company, the
 // next waits a little for it.
 type batches struct {
-	db      *bbolt.DB
+	file    *file
 	mu      sync.Mutex
 	waiting []*write
 	busy    bool
@@ -97,7 +97,7 @@ func (b *batches) come() (n int, wanted bool) {
 func (b *batches) commit(all []*write) (more bool) {
 	for {
 		failed := -1
-		err := b.update(func(tx *bbolt.Tx) error {
+		err := b.file.update(func(tx *bbolt.Tx) error {
 			for n, w := range all {
 				if err := recovered(func() error { return w.f(tx) }); err != nil {
 					failed = n
@@ -115,7 +115,7 @@ func (b *batches) commit(all []*write) (more bool) {
 		}
 		alone := all[failed]
 		all = slices.Delete(all, failed, failed+1)
-		err = b.update(alone.f)
+		err = b.file.update(alone.f)
 		if len(all) == 0 {
 			more = b.wrote(1)
 			alone.answer(err)
@@ -123,8 +123,4 @@ func (b *batches) commit(all []*write) (more bool) {
 		}
 		alone.answer(err)
 	}
-}
-
-func (b *batches) update(f func(*bbolt.Tx) error) error {
-	return recovered(func() error { return b.db.Update(f) })
 }

@@ -20,7 +20,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -50,7 +49,7 @@ type Options struct {
 
 // A Store implements store.Store.
 type Store struct {
-	db     *bbolt.DB
+	file   *file
 	writes *batches
 	o      Options
 	known  *memory
@@ -58,7 +57,7 @@ type Store struct {
 
 // Close waits for what is going on, and gives the file up. What comes later is ErrUnavailable.
 func (s *Store) Close() error {
-	err := s.db.Close()
+	err := s.file.close()
 	s.known.forgetAll()
 	return err
 }
@@ -73,20 +72,7 @@ func (s *Store) view(ctx context.Context, f func(tx *bbolt.Tx) error) error {
 	if ctx.Err() != nil {
 		return unavailable(ctx.Err())
 	}
-	return unavailable(recovered(func() error { return s.db.View(f) }))
-}
-
-// recovered makes an error of bbolt's panic at a page that is not what it should be, and of the fault
-// at one that the disk does not give or the file ends before: a damaged file must not end the
-// process, nor what it still has.
-func recovered(f func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("the file is damaged: %v", p)
-		}
-	}()
-	return f()
+	return unavailable(s.file.view(f))
 }
 
 // unavailable is what a failing file means; what the contract names passes as it is.

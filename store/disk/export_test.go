@@ -7,7 +7,7 @@ import (
 )
 
 // SetMaxSize lets the file not grow beyond so many bytes, as a full disk would; 0: it may.
-func (s *Store) SetMaxSize(size int) { s.db.MaxSize = size }
+func (s *Store) SetMaxSize(size int) { s.file.db.MaxSize = size }
 
 // MaxScanned is how much of a listing a page looks at.
 const MaxScanned = maxScanned

@@ -42,11 +42,12 @@ func Open(directory string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w\nhint: if the file is damaged, bring it back from a backup", path, err)
 	}
-	if err := recovered(func() error { return db.View(checkFile) }); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
+	f := &file{db: db}
+	if err := f.view(checkFile); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.close())
 	}
 	own(directory, o.Clock())
-	return &Store{db, &batches{db: db}, o, newMemory(o.Memory)}, nil
+	return &Store{f, &batches{file: f}, o, newMemory(o.Memory)}, nil
 }
 
 // openFile gives the lock back where bbolt panics, too. What is mapped then stays so, and would keep it.

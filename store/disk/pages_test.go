@@ -70,6 +70,46 @@ func TestPagesCut(t *testing.T) {
 	}
 }
 
+// Nor may one that bbolt needs to begin or to end what it does, whether that has become zero or was cut off: what comes
+// later is told so, and waits for nothing.
+func TestPagesOfTheWhole(t *testing.T) {
+	t.Parallel()
+	directory, whole := fifty(t)
+	path := filepath.Join(directory, "signatures.db")
+	lost := 0
+	for page := range len(whole) / 4096 {
+		for what, damaged := range map[string]func(){
+			"cut off": func() { cut(t, path, page) },
+			"zero":    func() { empty(t, path, page) },
+		} {
+			if err := os.Remove(path); err != nil { // it may be locked still
+				t.Fatal(err)
+			}
+			write(t, path, whole)
+			s, err := disk.Open(directory, forgiving(t)) // not open, whose cleanup wants to close it well
+			if err != nil {
+				t.Fatal(err)
+			}
+			damaged()
+			for n := range 3 {
+				if _, err := s.Do(t.Context(), adding(image(fmt.Sprint("new", n)), 1)); err != nil && !errors.Is(err, store.ErrUnavailable) {
+					t.Errorf("page %d, %s: Do: %v, want none or %v", page, what, err, store.ErrUnavailable)
+				}
+			}
+			getFifty(t, s, page, map[bool]int{})
+			if err := s.Close(); err != nil {
+				if !strings.Contains(err.Error(), "start the server again") {
+					t.Errorf("page %d, %s: Close: %v", page, what, err)
+				}
+				lost++
+			}
+		}
+	}
+	if lost == 0 {
+		t.Error("no page was such a one")
+	}
+}
+
 // fifty makes a store of fifty images, and returns what its file has.
 func fifty(t *testing.T) (directory string, whole []byte) {
 	t.Helper()
@@ -108,6 +148,20 @@ func getFifty(t *testing.T, s *disk.Store, page int, answers map[bool]int) {
 			}
 		}
 		answers[err == nil]++
+	}
+}
+
+func empty(t *testing.T, path string, page int) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(make([]byte, 4096), int64(page)*4096); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -1,0 +1,67 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync/atomic"
+
+	"go.etcd.io/bbolt"
+)
+
+// A file is bbolt's. Where bbolt panics before or behind what it runs for us, as at the page that lists the free ones,
+// its locks may stay as they are. Nothing more is done with the file then, not even to close it: that would wait for ever.
+type file struct {
+	db   *bbolt.DB
+	lost atomic.Bool
+}
+
+var errLost = errors.New("the file is damaged where all of it depends on it\nhint: start the server again; if it does not start, bring the file back from a backup")
+
+func (f *file) view(do func(*bbolt.Tx) error) error { return f.run(f.db.View, do) }
+
+func (f *file) update(do func(*bbolt.Tx) error) error { return f.run(f.db.Update, do) }
+
+func (f *file) run(transaction func(func(*bbolt.Tx) error) error, do func(*bbolt.Tx) error) error {
+	if f.lost.Load() {
+		return errLost
+	}
+	var begun *bbolt.Tx
+	var within error
+	err := recovered(func() error {
+		return transaction(func(tx *bbolt.Tx) error {
+			begun = tx
+			within = recovered(func() error { return do(tx) })
+			return within
+		})
+	})
+	if d, ok := errors.AsType[*fault](err); ok && d != within && (begun == nil || begun.DB() != nil) { // it has not ended
+		f.lost.Store(true)
+	}
+	return err
+}
+
+func (f *file) close() error {
+	if f.lost.Load() {
+		return errLost
+	}
+	return f.db.Close()
+}
+
+// A fault is what bbolt panicked with.
+type fault struct{ what any }
+
+func (f *fault) Error() string { return fmt.Sprintf("the file is damaged: %v", f.what) }
+
+// recovered makes an error of bbolt's panic at a page that is not what it should be, and of the fault
+// at one that the disk does not give or the file ends before: a damaged file must not end the
+// process, nor what it still has.
+func recovered(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = &fault{p}
+		}
+	}()
+	return f()
+}
