@@ -40,6 +40,15 @@ var errMaybe = errors.New("it is not known whether the change was committed")
 // errSlow is around what had no answer in time and may take long by itself.
 var errSlow = errors.New("no answer within store.timeout: raise it, or look at what the database waits for")
 
+// slow is what it means that something has no answer in time which may take long by itself: nothing of other
+// connections, nor that it had one if it was asked again.
+func slow(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %w", errSlow, err)
+	}
+	return err
+}
+
 // errDecided is around what Take and Records say of what they found: the database is there.
 type errDecided struct{ error }
 

@@ -100,14 +100,14 @@ func (k *keep) later(i api.Image) {
 // next are the images whose files are to be looked at.
 func (k *keep) next() map[api.Image]bool {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	next := k.queued
-	if k.all {
+	next, all := k.queued, k.all
+	k.queued, k.all = map[api.Image]bool{}, false
+	k.mu.Unlock()
+	if all {
 		for i := range k.files {
 			next[i] = true
 		}
 	}
-	k.queued, k.all = map[api.Image]bool{}, false
 	return next
 }
 

@@ -221,16 +221,9 @@ func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	return s.pool.Acquire(ctx)
 }
 
-// slowly is aside for what may take long by itself, as a listing, or wait for a standby: that it has no answer in time
-// says nothing of other connections, nor that it had one if it was asked again.
+// slowly is aside for a listing, which may take long by itself.
 func (s *Store) slowly(ctx context.Context, f func(ctx context.Context, conn *pgxpool.Conn) error) error {
-	return s.aside(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-		err := f(ctx, conn)
-		if errors.Is(err, context.DeadlineExceeded) {
-			return fmt.Errorf("%w: %w", errSlow, err)
-		}
-		return err
-	})
+	return s.aside(ctx, func(ctx context.Context, conn *pgxpool.Conn) error { return slow(f(ctx, conn)) })
 }
 
 // aside runs f, again if it certainly did not happen, with a connection that no read needs. While a restored trail

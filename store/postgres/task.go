@@ -164,7 +164,7 @@ func (s *Store) Take(ctx context.Context, lease time.Duration) (taken store.Task
 	if ctx.Err() != nil {
 		return taken, unavailable(ctx.Err())
 	}
-	err = s.slowly(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+	err = s.aside(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
 		ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 		defer cancel()
 		now := instant(s.o.Clock())
@@ -183,6 +183,9 @@ func (s *Store) Take(ctx context.Context, lease time.Duration) (taken store.Task
 			}
 			return err
 		})
+		if err != nil && found != nil { // the database is there: its commit waits for a standby
+			return slow(err)
+		}
 		if err != nil {
 			return err
 		}

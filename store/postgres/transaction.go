@@ -300,7 +300,8 @@ func commit(ctx context.Context, conn *pgx.Conn, b *pgx.Batch, read func(pgx.Bat
 }
 
 // maybe is what an error before COMMIT means: what the database refused did not happen, but of a
-// connection that broke nobody knows how far it came.
+// connection that broke nobody knows how far it came. (What pgx calls safe to
+// retry is also the second question to a connection that broke after the first was sent.)
 func maybe(err error) error {
 	if broken(err) {
 		return fmt.Errorf("%w: %w", errMaybe, err)
