@@ -23,8 +23,8 @@ import (
 // maxLine bounds a line of a ledger, in bytes: an image's withdrawals.
 const maxLine = 16 << 20
 
-// lastPatience bounds what Last may add to the end of a server.
-const lastPatience = 5 * time.Second
+// lastPatience bounds what Last may add to the end of a server. A store may wait for half of it before it shows what it can.
+const lastPatience = 10 * time.Second
 
 // A LedgerConfig is what a Ledger needs. All fields are required.
 type LedgerConfig struct {
