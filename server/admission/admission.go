@@ -90,9 +90,13 @@ func (d *Door) Admit(u Upload) (Admitted, error) {
 }
 
 // Stands says why what was admitted once would not be now: its key may be revoked, expired, or trusted
-// no more. Its errors are those of Admit.
-func (d *Door) Stands(image api.Image, content []byte) error {
-	_, err := d.verify(Upload{Image: image, Content: content, Came: time.Now()}, d.c.Clock())
+// no more. A clock behind the one that admitted it is no reason. Its errors are those of Admit.
+func (d *Door) Stands(image api.Image, s store.Signature) error {
+	now := d.c.Clock()
+	if s.Added.After(now) {
+		now = s.Added
+	}
+	_, err := d.verify(Upload{Image: image, Content: s.Content, Came: time.Now()}, now)
 	return err
 }
 

@@ -104,6 +104,28 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
+// What was admitted by a clock that is ahead of this one stands, though it would not be admitted here yet.
+func TestStandsByAnotherClock(t *testing.T) {
+	t.Parallel()
+	ring := people()["alice"].signer.Key()
+	p := policy.Trust([]string{host}, ring)
+	behind := admission.New(admission.Config{
+		Hosts: []string{host}, Policy: func(time.Time) *policy.Policy { return p }, Clients: signature.AllClients,
+		Clock: func() time.Time { return now.Add(-time.Minute) },
+	})
+	upload := admission.Upload{Image: image, Content: sign(t, "alice", image.Digest, host+"/ns/app:v1")}
+	got, err := newDoor().Admit(upload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := behind.Stands(image, got.Signature); err != nil {
+		t.Errorf("by a clock that is a minute behind it does not stand: %v", err)
+	}
+	if _, err := behind.Admit(upload); err == nil {
+		t.Error("a signature of a time to come was admitted")
+	}
+}
+
 func TestRefuse(t *testing.T) {
 	t.Parallel()
 	other := digest.FromString("another manifest")
