@@ -265,14 +265,14 @@ func (e *exporting) follow(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case !e.patience.begun || !lostPlace(err): // no place is lost where there never was one
+		case !errors.Is(err, errPlace):
 			return err
 		}
 		e.tell("the audit trail is another than before, as after a backup was restored; writing everything again")
 	}
 }
 
-// lostPlace says whether an error means that the trail does not go on where it was left.
+// lostPlace says whether an error means that the trail does not go on where it was left, if it was.
 func lostPlace(err error) bool {
 	refused, ok := errors.AsType[refusedError](err)
 	return ok && refused.status == http.StatusBadRequest
@@ -291,8 +291,14 @@ func (e *exporting) end(ctx context.Context) (after string, err error) {
 
 func (e *exporting) records(ctx context.Context, after string) (page api.AuditPage, err error) {
 	err = e.c.persist(ctx, e.patience, http.MethodGet, api.AuditPath+"?"+url.Values{"limit": {"1000"}, "after": {after}}.Encode(), nil, &page)
+	if after != "" && lostPlace(err) {
+		err = fmt.Errorf("%w: %w", errPlace, err)
+	}
 	return page, err
 }
+
+// errPlace is that the trail does not go on where it was left. Who has left it nowhere is refused for something else.
+var errPlace = errors.New("the audit trail is another than before")
 
 func (e *exporting) changes(ctx context.Context, after string) error {
 	ticker := time.NewTicker(followed)

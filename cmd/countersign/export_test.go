@@ -105,17 +105,20 @@ func TestExportRestored(t *testing.T) {
 func TestExportRefused(t *testing.T) {
 	t.Parallel()
 	e := newExported(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	var asked atomic.Int32
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if asked.Add(1) > 1 {
-			cancel()
+	for _, begun := range []bool{false, true} { // a server that is now behind something else has answered before
+		ctx, cancel := context.WithCancel(t.Context())
+		var asked atomic.Int32
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if asked.Add(1) > 1 {
+				cancel()
+			}
+			w.WriteHeader(http.StatusBadRequest)
+		}))
+		t.Cleanup(server.Close)
+		e.c, e.patience.begun = &client{server: server.URL}, begun
+		if err := e.follow(ctx); err == nil || !strings.Contains(err.Error(), "400") || asked.Load() != 1 {
+			t.Errorf("asked %d times, and answered before: %t: %v, want the refusal at once", asked.Load(), begun, err)
 		}
-		w.WriteHeader(http.StatusBadRequest)
-	}))
-	t.Cleanup(server.Close)
-	e.c = &client{server: server.URL}
-	if err := e.follow(ctx); err == nil || !strings.Contains(err.Error(), "400") || asked.Load() != 1 {
-		t.Errorf("asked %d times: %v, want the refusal at once", asked.Load(), err)
+		cancel()
 	}
 }
