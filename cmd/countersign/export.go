@@ -102,9 +102,7 @@ func (e *exporting) all(ctx context.Context) error {
 	if err == nil {
 		err = e.sweep(ctx)
 	}
-	if err == nil {
-		err = e.tree.Sync()
-	}
+	err = errors.Join(err, e.tree.Sync()) // the next one finds what this one did, and takes it for durable
 	e.progress.clear()
 	if err != nil {
 		return err
