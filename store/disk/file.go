@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"sync/atomic"
+	"sync"
 
 	"go.etcd.io/bbolt"
 )
@@ -13,8 +13,11 @@ import (
 // its locks may stay as they are. Nothing more is done with the file then, not even to close it: that would wait for ever.
 type file struct {
 	db   *bbolt.DB
-	lost atomic.Bool
+	once sync.Once
+	lost chan struct{} // closed when it is
 }
+
+func newFile(db *bbolt.DB) *file { return &file{db: db, lost: make(chan struct{})} }
 
 var errLost = errors.New("the file is damaged where all of it depends on it\nhint: start the server again; if it does not start, bring the file back from a backup")
 
@@ -23,7 +26,7 @@ func (f *file) view(do func(*bbolt.Tx) error) error { return f.run(f.db.View, do
 func (f *file) update(do func(*bbolt.Tx) error) error { return f.run(f.db.Update, do) }
 
 func (f *file) run(transaction func(func(*bbolt.Tx) error) error, do func(*bbolt.Tx) error) error {
-	if f.lost.Load() {
+	if f.isLost() {
 		return errLost
 	}
 	var begun *bbolt.Tx
@@ -36,16 +39,32 @@ func (f *file) run(transaction func(func(*bbolt.Tx) error) error, do func(*bbolt
 		})
 	})
 	if d, ok := errors.AsType[*fault](err); ok && d != within && (begun == nil || begun.DB() != nil) { // it has not ended
-		f.lost.Store(true)
+		f.once.Do(func() { close(f.lost) })
 	}
 	return err
 }
 
+func (f *file) isLost() bool {
+	select {
+	case <-f.lost:
+		return true
+	default:
+		return false
+	}
+}
+
 func (f *file) close() error {
-	if f.lost.Load() {
+	if f.isLost() {
 		return errLost
 	}
-	return f.db.Close()
+	closed := make(chan error, 1)
+	go func() { closed <- f.db.Close() }()
+	select {
+	case err := <-closed:
+		return err
+	case <-f.lost: // meanwhile
+		return errLost
+	}
 }
 
 // A fault is what bbolt panicked with.

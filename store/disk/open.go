@@ -42,7 +42,7 @@ func Open(directory string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w\nhint: if the file is damaged, bring it back from a backup", path, err)
 	}
-	f := &file{db: db}
+	f := newFile(db)
 	if err := f.view(checkFile); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.close())
 	}
