@@ -243,7 +243,7 @@ func (e *exporting) trimAll(ctx context.Context) error {
 func (e *exporting) trim(now time.Time) error {
 	for len(e.trims) > 0 && !e.trims[0].due.After(now) {
 		if err := e.tree.Trim(e.trims[0].path, e.trims[0].n); err != nil {
-			return err
+			return errors.Join(err, e.tree.Sync())
 		}
 		e.trims = e.trims[1:]
 	}
@@ -258,7 +258,7 @@ func (e *exporting) follow(ctx context.Context) error {
 			err = e.all(ctx)
 		}
 		if err == nil {
-			err = e.changes(ctx, after)
+			err = errors.Join(e.changes(ctx, after), e.tree.Sync())
 		}
 		switch {
 		case ctx.Err() != nil:
