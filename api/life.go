@@ -91,7 +91,7 @@ type AuditRecord struct {
 	Subject     string    `json:"subject"`
 	Address     string    `json:"address,omitempty"`
 	Image       Image     `json:"image"`
-	Names       []string  `json:"names,omitempty"` // of the signatures concerned
+	Names       []string  `json:"names,omitempty"` // of the signatures concerned; of what was lifted, the withdrawals' IDs
 	Fingerprint string    `json:"fingerprint,omitempty"`
 	Reference   string    `json:"reference,omitempty"`
 	Reason      string    `json:"reason,omitempty"`

@@ -51,7 +51,8 @@ func testAudit(t *testing.T, k kept) {
 	s.cli(t, 0, "import", tree)
 	names := s.signatures(t, "ns/app", i.digest())
 	out := s.cli(t, 0, "withdraw", "-key", fingerprintOf(t, "alice"), "-reason", "lost", s.address+"/ns/app@"+i.digest())
-	s.cli(t, 0, "lift", regexp.MustCompile(`countersign lift (\S+)`).FindStringSubmatch(out)[1])
+	id := regexp.MustCompile(`countersign lift (\S+)`).FindStringSubmatch(out)[1]
+	s.cli(t, 0, "lift", id)
 	s.deletes(t, "ns/app", i.digest())
 	eventually(t, "the deleted manifest's signatures are dropped", func() bool { return len(s.signatures(t, "ns/app", i.digest())) == 0 })
 
@@ -62,7 +63,7 @@ func testAudit(t *testing.T, k kept) {
 		{Action: "refused", Subject: "anonymous", Address: "127.0.0.1", Fingerprint: fingerprintOf(t, "bob"), Reason: "not known"},
 		{Action: "imported", Subject: "anonymous", Address: "127.0.0.1", Fingerprint: fingerprintOf(t, "carol"), Reference: s.address + "/ns/app:v2"},
 		{Action: "withdrawn", Subject: "anonymous", Address: "127.0.0.1", Fingerprint: fingerprintOf(t, "alice"), Reason: "lost", Names: []string{names[1].Name}},
-		{Action: "lifted", Subject: "anonymous", Address: "127.0.0.1", Fingerprint: fingerprintOf(t, "alice"), Reason: "lost"},
+		{Action: "lifted", Subject: "anonymous", Address: "127.0.0.1", Fingerprint: fingerprintOf(t, "alice"), Reason: "lost", Names: []string{id}},
 		{Action: "dropped", Subject: "countersign", Reason: "deleted from the registry", Names: []string{names[0].Name}},
 	}
 	got := s.audited(t)

@@ -142,9 +142,10 @@ func (l *Ledger) read() error {
 func (l *Ledger) agree(ctx context.Context) error {
 	err := l.catchUp(ctx)
 	if errors.Is(err, store.ErrCursor) {
+		if err = l.skip(ctx); err != nil {
+			return err // the next one finds so again, and skips all of it
+		}
 		l.c.Log.Warn("the audit trail does not go on where the withdrawals file ends, as after a backup was restored", "file", l.c.File)
-		l.after = ""
-		err = l.skip(ctx)
 	}
 	if err != nil && !errors.Is(err, store.ErrHeld) {
 		return err
@@ -168,7 +169,7 @@ func (l *Ledger) agreeAtLast(ctx context.Context) error {
 			return err
 		}
 		if !waited {
-			l.c.Log.Warn("the store lacks what the withdrawals file has, and only the end of the audit trail can tell whether that was lifted: nothing is served before", "file", l.c.File, "error", err)
+			l.c.Log.Warn("only the end of the audit trail tells what was lifted from what the store has lost of the withdrawals file: nothing is served before", "file", l.c.File, "error", err)
 		}
 	}
 }
@@ -184,7 +185,7 @@ func (l *Ledger) restore(ctx context.Context, image api.Image, held error) error
 	missing := l.missing(image, set)
 	if len(missing) > 0 && held == nil { // what was lifted since the trail was read is in it now
 		held = l.catchUp(ctx)
-		missing = l.missing(image, set)
+		missing = slices.DeleteFunc(missing, func(wd store.Withdrawal) bool { return !hasID(l.entries[image].Withdrawn, wd.ID) })
 	}
 	record := store.Record{Time: l.c.Clock(), Subject: "countersign", Image: image, Reason: "the store lacked it and the withdrawals file has it"}
 	for _, change := range []store.Change{{Withdraw: missing}, {Lift: extra}} {
@@ -196,7 +197,10 @@ func (l *Ledger) restore(ctx context.Context, image api.Image, held error) error
 			return fmt.Errorf("%s: %w", image, held)
 		}
 		change.Image, change.Record = image, record
-		change.Record.Action = map[bool]string{true: store.Withdrawn, false: store.Lifted}[len(change.Withdraw) > 0]
+		change.Record.Action = store.Withdrawn
+		if len(change.Lift) > 0 {
+			change.Record.Action, change.Record.Names = store.Lifted, ids(change.Lift)
+		}
 		if _, err := l.c.Store.Do(ctx, change); err != nil {
 			return err
 		}
@@ -220,19 +224,26 @@ func (l *Ledger) get(ctx context.Context, image api.Image) (store.Set, error) {
 	return set, err
 }
 
+func ids(withdrawn []store.Withdrawal) (all []string) {
+	for _, wd := range withdrawn {
+		all = append(all, wd.ID)
+	}
+	return all
+}
+
 func hasID(withdrawn []store.Withdrawal, id string) bool {
 	return slices.ContainsFunc(withdrawn, func(wd store.Withdrawal) bool { return wd.ID == id })
 }
 
-// skip goes to the end of a trail that the file is not of: what is lifted there was lifted before.
+// skip goes to the end of a trail that the file is not of, or nowhere: what is lifted there was lifted before.
 func (l *Ledger) skip(ctx context.Context) error {
-	for {
-		records, next, err := l.c.Store.Records(ctx, l.after, 1000)
+	for after := store.Cursor(""); ; {
+		records, next, err := l.c.Store.Records(ctx, after, 1000)
 		if err != nil {
 			return err
 		}
-		l.after = next
-		if len(records) == 0 {
+		if after = next; len(records) == 0 {
+			l.after = after
 			return nil
 		}
 	}
@@ -249,7 +260,7 @@ func (l *Ledger) adopt(ctx context.Context) error {
 			if hasID(l.entries[e.Image].Withdrawn, e.Withdrawal.ID) {
 				continue
 			}
-			if err := l.observe(ctx, e.Image, false); err != nil {
+			if err := l.observe(ctx, e.Image, store.Record{}); err != nil {
 				return err
 			}
 		}
@@ -306,7 +317,7 @@ func (l *Ledger) catchUp(ctx context.Context) error {
 			if r.Action != store.Withdrawn && r.Action != store.Lifted {
 				continue
 			}
-			if err := l.observe(ctx, r.Image, r.Action == store.Lifted); err != nil {
+			if err := l.observe(ctx, r.Image, r); err != nil {
 				return err
 			}
 		}
@@ -318,8 +329,8 @@ func (l *Ledger) catchUp(ctx context.Context) error {
 }
 
 // observe writes down what an image has withdrawn now. What is not there any more was lifted, if
-// something was; if nothing was, it has been lost, and stays in the file.
-func (l *Ledger) observe(ctx context.Context, image api.Image, lifted bool) error {
+// the record says so; if not, it has been lost, and stays in the file.
+func (l *Ledger) observe(ctx context.Context, image api.Image, r store.Record) error {
 	set, err := l.get(ctx, image)
 	if err != nil {
 		return err
@@ -329,7 +340,7 @@ func (l *Ledger) observe(ctx context.Context, image api.Image, lifted bool) erro
 	for _, wd := range old.Withdrawn {
 		switch {
 		case hasID(set.Withdrawn, wd.ID):
-		case lifted:
+		case lifts(r, wd.ID):
 			e.Lifted = append(e.Lifted, wd.ID)
 		default:
 			e.Withdrawn = append(e.Withdrawn, wd)
@@ -340,6 +351,11 @@ func (l *Ledger) observe(ctx context.Context, image api.Image, lifted bool) erro
 	}
 	l.entries[image] = e
 	return nil
+}
+
+// lifts says whether a record is of the lift of this withdrawal. Those of earlier versions do not say of which it was.
+func lifts(r store.Record, id string) bool {
+	return r.Action == store.Lifted && (len(r.Names) == 0 || slices.Contains(r.Names, id))
 }
 
 // append writes a line durably. One that is written in half is cut off again, so that the next

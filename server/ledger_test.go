@@ -165,10 +165,11 @@ func TestLedgerLast(t *testing.T) {
 	l.wants(other, "another store, of the file alone", "last")
 }
 
-// A holding shows no record, as while transactions that began before are open, and says when it was asked for one.
+// A holding shows no record, as while transactions that began before are open, and says when it was asked for one, until
+// it is free.
 type holding struct {
 	store.Store
-	asked chan struct{}
+	asked, free chan struct{}
 }
 
 func (h holding) Records(ctx context.Context, after store.Cursor, limit int) ([]store.Record, store.Cursor, error) {
@@ -177,6 +178,8 @@ func (h holding) Records(ctx context.Context, after store.Cursor, limit int) ([]
 		return nil, next, err
 	}
 	select {
+	case <-h.free:
+		return records, next, nil
 	case h.asked <- struct{}{}:
 		return nil, after, store.ErrHeld
 	case <-ctx.Done():
@@ -192,12 +195,12 @@ func TestLedgerHeld(t *testing.T) {
 	ledger := l.open(s)
 	l.do(s, store.Change{Withdraw: tombstone("a")})
 	l.caughtUp(ledger)
-	l.open(holding{s, make(chan struct{}, 2)}) // it lacks nothing, so nothing has to be known
+	l.open(holding{s, make(chan struct{}, 2), nil}) // it lacks nothing, so nothing has to be known
 	l.do(s, store.Change{Lift: tombstone("a")})
 
 	ctx, cancel := context.WithCancel(t.Context())
 	opened := make(chan error)
-	held := holding{s, make(chan struct{})}
+	held := holding{s, make(chan struct{}), nil}
 	go func() {
 		_, err := OpenLedger(ctx, LedgerConfig{File: l.file, Store: held, Clock: time.Now, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
 		opened <- err
@@ -216,6 +219,63 @@ func TestLedgerHeld(t *testing.T) {
 	}
 	l.open(s)
 	l.wants(s, "lifted, with the end of the trail there")
+}
+
+// A trail that is held and not the one that the file follows is passed by as a whole, however often it is begun: what was
+// lifted in it was lifted before, and says nothing of what the store has lost.
+func TestLedgerHeldRestored(t *testing.T) {
+	t.Parallel()
+	l := newLedgerTest(t)
+	s, restored := l.store(), l.store()
+	for _, each := range []store.Store{s, s, restored} { // the first has the longer trail
+		l.do(each, store.Change{Withdraw: tombstone("lifted")})
+		l.do(each, store.Change{Lift: tombstone("lifted")})
+	}
+	ledger := l.open(s)
+	l.do(s, store.Change{Withdraw: tombstone("lost")})
+	l.caughtUp(ledger)
+	held := holding{restored, make(chan struct{}), make(chan struct{})}
+	opened := make(chan error)
+	go func() {
+		_, err := l.try(held)
+		opened <- err
+	}()
+	for range 3 {
+		select {
+		case <-held.asked:
+		case err := <-opened:
+			t.Fatalf("the ledger opened while the trail was held: %v", err)
+		}
+	}
+	close(held.free)
+	if err := <-opened; err != nil {
+		t.Fatal(err)
+	}
+	l.wants(restored, "a store that was restored, with its trail held for a while", "lost")
+}
+
+// A lift of something else, while a ledger opens, is no reason not to restore what was lost.
+func TestLedgerLiftsByID(t *testing.T) {
+	t.Parallel()
+	for n := range 4 {
+		l := newLedgerTest(t)
+		s, restored := l.store(), l.store()
+		l.do(s, store.Change{Withdraw: tombstone("kept")})
+		l.do(s, store.Change{Withdraw: tombstone("lost")})
+		l.open(s)
+		l.do(restored, store.Change{Withdraw: tombstone("kept")})
+		l.open(&meanwhile{restored, n, true, func() {
+			lift := store.Change{Image: l.image(), Lift: tombstone("kept"), Record: store.Record{Action: store.Lifted, Names: []string{"kept"}}}
+			if _, err := restored.Do(t.Context(), lift); err != nil {
+				t.Error(err)
+			}
+		}})
+		want := []string{"lost"}
+		if set, _ := restored.Get(t.Context(), l.image()); hasID(set.Withdrawn, "kept") { // that look never came
+			want = []string{"kept", "lost"}
+		}
+		l.wants(restored, fmt.Sprintf("another one lifted at look %d", n), want...)
+	}
 }
 
 // A meanwhile does something once, before or after it is asked for the nth time what an image has.

@@ -234,7 +234,7 @@ func (s *Server) lift(r *http.Request, image api.Image, id string) error {
 	from, wd := caller(r), set.Withdrawn[i]
 	_, err = s.c.Store.Do(r.Context(), store.Change{Image: image, Lift: []store.Withdrawal{wd}, Record: store.Record{
 		Time: s.c.Clock(), Action: store.Lifted, Subject: from.Subject, Address: from.Address, Image: image,
-		Fingerprint: wd.Key, Reason: wd.Scope + ": " + wd.Reason,
+		Names: []string{wd.ID}, Fingerprint: wd.Key, Reason: wd.Scope + ": " + wd.Reason,
 	}})
 	return err
 }

@@ -179,7 +179,7 @@ type Record struct {
 	Subject     string    `json:"subject"`           // who, as access knows them
 	Address     string    `json:"address,omitempty"` // from where
 	Image       api.Image `json:"image"`             // the change's
-	Names       []string  `json:"names,omitempty"`   // of the signatures concerned; empty: those that came or went
+	Names       []string  `json:"names,omitempty"`   // of the signatures concerned; empty: those that came or went. IDs of withdrawals that are lifted
 	Fingerprint string    `json:"fingerprint,omitempty"`
 	Reference   string    `json:"reference,omitempty"`
 	Reason      string    `json:"reason,omitempty"`
