@@ -27,7 +27,7 @@ func TestRetention(t *testing.T) {
 	trustAlice := func(s *server) *server { trust(t, s.data, "alice"); return s }
 	keep := trustAlice(start(t))
 	drop := trustAlice(start(t, "-config", config(t, "retention: {deleted: drop, after: 0s}\n")))
-	later := trustAlice(start(t, "-config", config(t, "retention: {deleted: drop, after: 3s}\n")))
+	later := trustAlice(start(t, "-config", config(t, "retention: {deleted: drop, after: 10s}\n")))
 	i := newImage("retained")
 	for _, s := range []*server{keep, drop, later} {
 		reference := s.address + "/ns/app"
