@@ -28,7 +28,8 @@ const mark = "This tree is written by countersign export, which removes from it 
 var ErrForeign = errors.New("there is something else in it")
 
 // A Writer writes a tree that a web server serves meanwhile. A file is put in place whole, and what it
-// has is durable before; that it is there, or is not any more, is durable after Sync. An image's indexes have no hole at any instant, not after a crash either, and nobody who
+// has is durable before; that it is there, or is not any more, is durable after Sync. An image's indexes
+// have no hole at any instant, not after a crash either, and nobody who
 // reads them one after the other, as clients do, misses a signature that stays.
 type Writer struct {
 	*Tree

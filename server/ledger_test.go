@@ -36,13 +36,13 @@ func (l ledgerTest) store() store.Store {
 	return s
 }
 
-func (l ledgerTest) try(s store.Store) (*Ledger, error) {
-	return OpenLedger(l.Context(), LedgerConfig{File: l.file, Store: s, Clock: time.Now, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
+func (l ledgerTest) try(ctx context.Context, s store.Store) (*Ledger, error) {
+	return OpenLedger(ctx, LedgerConfig{File: l.file, Store: s, Clock: time.Now, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
 }
 
 func (l ledgerTest) open(s store.Store) *Ledger {
 	l.Helper()
-	ledger, err := l.try(s)
+	ledger, err := l.try(l.Context(), s)
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -187,6 +187,24 @@ func (h holding) Records(ctx context.Context, after store.Cursor, limit int) ([]
 	}
 }
 
+// opening opens a ledger on a trail that is held, and returns when it has asked for that three times.
+func (l ledgerTest) opening(ctx context.Context, h holding) (opened chan error) {
+	l.Helper()
+	opened = make(chan error)
+	go func() {
+		_, err := l.try(ctx, h)
+		opened <- err
+	}()
+	for range 3 {
+		select {
+		case <-h.asked:
+		case err := <-opened:
+			l.Fatalf("the ledger opened while the end of the trail was held: %v", err)
+		}
+	}
+	return opened
+}
+
 // Whether what the store lacks was lifted only the end of the trail tells: until it is there nothing is withdrawn again.
 func TestLedgerHeld(t *testing.T) {
 	t.Parallel()
@@ -199,19 +217,7 @@ func TestLedgerHeld(t *testing.T) {
 	l.do(s, store.Change{Lift: tombstone("a")})
 
 	ctx, cancel := context.WithCancel(t.Context())
-	opened := make(chan error)
-	held := holding{s, make(chan struct{}), nil}
-	go func() {
-		_, err := OpenLedger(ctx, LedgerConfig{File: l.file, Store: held, Clock: time.Now, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
-		opened <- err
-	}()
-	for range 3 {
-		select {
-		case <-held.asked:
-		case err := <-opened:
-			t.Fatalf("the ledger opened while the end of the trail was held: %v", err)
-		}
-	}
+	opened := l.opening(ctx, holding{s, make(chan struct{}), nil})
 	l.wants(s, "lifted, with the end of the trail held")
 	cancel()
 	if err := <-opened; err == nil {
@@ -235,18 +241,7 @@ func TestLedgerHeldRestored(t *testing.T) {
 	l.do(s, store.Change{Withdraw: tombstone("lost")})
 	l.caughtUp(ledger)
 	held := holding{restored, make(chan struct{}), make(chan struct{})}
-	opened := make(chan error)
-	go func() {
-		_, err := l.try(held)
-		opened <- err
-	}()
-	for range 3 {
-		select {
-		case <-held.asked:
-		case err := <-opened:
-			t.Fatalf("the ledger opened while the trail was held: %v", err)
-		}
-	}
+	opened := l.opening(t.Context(), held)
 	close(held.free)
 	if err := <-opened; err != nil {
 		t.Fatal(err)
@@ -377,7 +372,7 @@ func TestLedgerFile(t *testing.T) {
 	}
 	for _, bad := range []string{"{}x\n", "[]\n", string(whole) + `{"imgae":{}}` + "\n"} {
 		write(bad)
-		if _, err := l.try(s); err == nil || !strings.Contains(err.Error(), "line ") || !strings.Contains(err.Error(), "hint") {
+		if _, err := l.try(t.Context(), s); err == nil || !strings.Contains(err.Error(), "line ") || !strings.Contains(err.Error(), "hint") {
 			t.Errorf("%q: got %v, want an error that names the line and a remedy", bad, err)
 		}
 	}
@@ -385,7 +380,7 @@ func TestLedgerFile(t *testing.T) {
 	if err := os.Chmod(l.file, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.try(s); err == nil || !strings.Contains(err.Error(), "chmod") {
+	if _, err := l.try(t.Context(), s); err == nil || !strings.Contains(err.Error(), "chmod") {
 		t.Errorf("a file that everybody may write: got %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
