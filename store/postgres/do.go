@@ -136,7 +136,7 @@ func (s *Store) share(waits bool, all ...*writer) (alone []*writer) {
 	ctx, cancel := context.WithDeadline(context.Background(), latest.until)
 	defer cancel()
 	var t *transaction
-	err := s.aside(ctx, func(_ context.Context, conn *pgxpool.Conn) error {
+	err := s.slowly(ctx, func(_ context.Context, conn *pgxpool.Conn) error {
 		t = s.begin(conn.Conn(), waits)
 		for _, w := range all {
 			t.parts = append(t.parts, &part{change: w.change})
@@ -172,7 +172,7 @@ func (s *Store) Mend(ctx context.Context, image api.Image, record store.Record) 
 	if err != nil {
 		return nil, err
 	}
-	err = s.aside(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+	err = s.slowly(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
 		p := &part{change: c}
 		t := s.begin(conn.Conn(), true, p)
 		if err := t.lock(ctx); err != nil {

@@ -118,7 +118,7 @@ func (s *Store) List(ctx context.Context, f store.Filter, after store.Cursor, li
 		ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 		defer cancel()
 		rows, end, err = read(ctx, conn.Conn(), f, at, limit)
-		return err
+		return slow(err)
 	})
 	if err != nil {
 		return nil, "", err

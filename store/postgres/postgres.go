@@ -221,14 +221,9 @@ func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	return s.pool.Acquire(ctx)
 }
 
-// slowly is aside for a listing, which may take long by itself.
-func (s *Store) slowly(ctx context.Context, f func(ctx context.Context, conn *pgxpool.Conn) error) error {
-	return s.aside(ctx, func(ctx context.Context, conn *pgxpool.Conn) error { return slow(f(ctx, conn)) })
-}
-
-// aside runs f, again if it certainly did not happen, with a connection that no read needs. While a restored trail
+// slowly runs f, again if it certainly did not happen, with a connection that no read needs. While a restored trail
 // is renumbered it does not.
-func (s *Store) aside(ctx context.Context, f func(ctx context.Context, conn *pgxpool.Conn) error) error {
+func (s *Store) slowly(ctx context.Context, f func(ctx context.Context, conn *pgxpool.Conn) error) error {
 	select {
 	case s.slow <- struct{}{}:
 	case <-ctx.Done():

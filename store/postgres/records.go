@@ -94,7 +94,7 @@ type trailPage struct {
 }
 
 func (s *Store) trail(ctx context.Context, at trailPlace, limit int) (p trailPage, err error) {
-	err = s.aside(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+	err = s.slowly(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
 		ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 		defer cancel()
 		p = trailPage{at: at, last: at}

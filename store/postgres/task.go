@@ -164,7 +164,7 @@ func (s *Store) Take(ctx context.Context, lease time.Duration) (taken store.Task
 	if ctx.Err() != nil {
 		return taken, unavailable(ctx.Err())
 	}
-	err = s.aside(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+	err = s.slowly(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
 		ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 		defer cancel()
 		now := instant(s.o.Clock())
