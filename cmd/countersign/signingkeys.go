@@ -198,6 +198,9 @@ func (h *house) publishNew(s settings) (undo func(), err error) {
 			_ = os.Remove(path)
 		}
 	}
+	if err := checkPublished(s); err != nil {
+		return undo, err
+	}
 	for name := range s.Signing.Keys {
 		path := published(s, name).public
 		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
@@ -221,15 +224,20 @@ func (h *house) publishNamed(s settings) error {
 	return nil
 }
 
-// publish writes a key's public part for nodes, over none of the private ones.
-func (h *house) publish(s settings, name string) error {
-	file := published(s, name)
-	for other, at := range s.Signing.Keys {
-		if sameFile(at.File, file.public) {
-			return fmt.Errorf("signing.keys.%s.file is %s, over which the public part of %s would be written\nhint: move it to another name, as %[1]s.key", other, at.File, name)
+// checkPublished refuses to publish any key where the public part of one would be written over a private one.
+func checkPublished(s settings) error {
+	for name := range s.Signing.Keys {
+		for other, at := range s.Signing.Keys {
+			if sameFile(at.File, published(s, name).public) {
+				return fmt.Errorf("signing.keys.%s.file is %s, over which the public part of %s would be written\nhint: move it to another name, as %[1]s.key", other, at.File, name)
+			}
 		}
 	}
-	return file.publish(h.keys[name].Key().Armored())
+	return nil
+}
+
+func (h *house) publish(s settings, name string) error {
+	return published(s, name).publish(h.keys[name].Key().Armored())
 }
 
 // published is beside where a key of the server's own would be.
